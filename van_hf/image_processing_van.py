@@ -1,0 +1,509 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Image processor of VAN: the test pipeline of the original segmentation code, and its way back to label maps.
+
+This file travels to the Hub with the weights, so it imports nothing of van_hf.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as tvF
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import group_images_by_shape, reorder_images
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+    infer_channel_dimension_format,
+    load_image,
+    pil_torch_interpolation_mapping,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+IGNORE_INDEX = 255
+LOGITS_STRIDE = 4  # the models' logits come out at a quarter of the input size, rounded up
+SCORES_AT_ONCE = 2**27  # class scores (float32) that the arg max at full size may hold, 512 MB
+MAP_MODES = ("1", "L", "P", "I")  # PIL modes of one integer channel; "I;16" and its variants besides
+
+
+def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
+    """Turn raw ids, where 0 means "other", into class ids: 0 -> 255 (ignored), k -> k - 1, and 255 stays 255.
+
+    Args:
+        labels: raw ids 0..255, an integer tensor of any shape; int8 and bool cannot hold 255 and are refused.
+
+    Returns:
+        A new tensor of the same shape and dtype.
+
+    Raises:
+        ValueError: for another dtype, and for ids outside 0..255.
+    """
+    if labels.is_floating_point() or labels.dtype in (torch.bool, torch.int8):
+        raise ValueError(f"labels has dtype {labels.dtype}; reduce_labels needs uint8 or a wider integer dtype")
+    if labels.dtype != torch.uint8 and labels.numel():
+        low, high = (bound.item() for bound in labels.aminmax())
+        if low < 0 or high > IGNORE_INDEX:
+            raise ValueError(f"labels holds ids from {low} to {high}; reduce_labels takes raw ids 0..{IGNORE_INDEX}")
+    return torch.where((labels == 0) | (labels == IGNORE_INDEX), IGNORE_INDEX, labels - 1)
+
+
+def resize_steps(height: int, width: int, size: SizeDict, size_divisor: int) -> list[tuple[int, int]]:
+    """The sizes `(height, width)` a picture goes through; the last one is its processed size.
+
+    With `shortest_edge` (and `longest_edge`): mmcv's keep-ratio rule, then each side up to the next multiple of
+    `size_divisor`; the original code resizes twice too. With `height` and `width`: that size, whatever the divisor.
+
+    Raises:
+        ValueError: when `size` has neither form, or a side or the divisor is less than 1.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"a picture of {height}x{width} pixels has no area")
+    if size_divisor < 1:
+        raise ValueError(f"size_divisor is {size_divisor}; it must be 1 or more")
+    if size.height and size.width:
+        return [(size.height, size.width)]
+    if not size.shortest_edge:
+        raise ValueError(
+            f"size is {dict(size)}; it must have 'shortest_edge' (and 'longest_edge'), or 'height' and 'width'"
+        )
+    scale = size.shortest_edge / min(height, width)
+    if size.longest_edge:
+        scale = min(scale, size.longest_edge / max(height, width))
+    keep_ratio = tuple(max(int(side * scale + 0.5), 1) for side in (height, width))
+    return [keep_ratio, tuple(math.ceil(side / size_divisor) * size_divisor for side in keep_ratio)]
+
+
+class VanImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    size_divisor (`int`, *optional*, defaults to `self.size_divisor`):
+        After the keep-ratio resize, a second one brings each side up to the next multiple of this.
+    do_reduce_labels (`bool`, *optional*, defaults to `self.do_reduce_labels`):
+        Whether the segmentation maps' 0 means "other": 0 becomes 255 (ignored) and k becomes k - 1.
+    """
+
+    size_divisor: int | None
+    do_reduce_labels: bool | None
+
+
+class VanImageProcessor(TorchvisionBackend):
+    """Turns pictures into `pixel_values` (batch, 3, height, width) as the original segmentation code does in testing.
+
+    By default: keep-ratio resize to a short side of at most 512 and a long side of at most 2048 pixels, a second
+    resize with each side up to the next multiple of 32, normalisation with ImageNet's mean and standard deviation.
+    Bilinear resizing has no antialiasing and gives the 8-bit values of OpenCV, with which the models were trained.
+
+    Args:
+        size: `{"shortest_edge": int, "longest_edge": int}` keeps the ratio (the long side may be left out);
+            `{"height": int, "width": int}` is taken as it is, with a single resize and no rounding to a multiple.
+        size_divisor: multiple that the sides are brought up to after a keep-ratio resize; 1 leaves them.
+        resample: PIL's filter; all but bilinear go through torchvision, without antialiasing too.
+        do_resize: when False, pictures keep their sizes (the models take any) and are only padded to one another.
+        do_rescale, rescale_factor, do_normalize, image_mean, image_std: as everywhere in transformers. With
+            `do_rescale=False`, pictures of floats are taken as they are.
+        do_pad: pad the pictures of a batch at the right and the bottom to the largest, with 0 after normalisation
+            (the mean colour), and their labels with 255.
+        do_convert_rgb: bring every mode to RGB; transparent pictures are laid over white.
+        do_reduce_labels: see `reduce_labels`; concerns segmentation maps only.
+    """
+
+    valid_kwargs = VanImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 512, "longest_edge": 2048}
+    size_divisor = 32
+    default_to_square = False
+    do_resize = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_pad = True
+    do_convert_rgb = True
+    do_reduce_labels = False
+
+    def __init__(self, **kwargs: Unpack[VanImageProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    def get_resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size `(height, width)` that a picture of `height` x `width` pixels is processed at, before padding."""
+        if not self.do_resize:
+            return height, width
+        return resize_steps(height, width, self.size, self.size_divisor)[-1]
+
+    def preprocess(self, images, segmentation_maps=None, **kwargs: Unpack[VanImageProcessorKwargs]) -> BatchFeature:
+        """Prepare one picture or a batch.
+
+        Args:
+            images: a PIL image (turned upright by its EXIF tag), a path, a URL, a numpy array or torch tensor
+                `(height, width)`, `(channels, height, width)` or `(height, width, channels)` with 1, 3 or 4 (RGBA)
+                channels, a list of these, or an array or tensor with a batch dimension in front. Integers are 0..255,
+                16-bit pictures (`uint16`, mode `I;16`) are scaled down to 8 bits, floats are 0..1.
+            segmentation_maps: one map of ids per picture, with the upright picture's size: PIL images of one channel
+                (palette indices are the ids; a map with an EXIF tag of its own is turned upright), paths, or integer
+                arrays or tensors `(height, width)`; a list of these, or an array or tensor with a batch dimension.
+            kwargs: any of the processor's parameters, for this call; `return_tensors`, `device`.
+
+        Returns:
+            `pixel_values`: float32 (3, height, width) each, `labels`: int64 (height, width) each, if maps were
+            given; stacked to a batch when `return_tensors` is given.
+
+        Raises:
+            ValueError: naming the picture or map that is not one of the above, and what was found.
+        """
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def process_image(
+        self, image, do_convert_rgb=None, input_data_format=None, device=None, do_rescale=None, **kwargs
+    ) -> torch.Tensor:
+        """One picture as uint8 (channels, height, width); as float32 if it holds floats and `do_rescale` is False."""
+        if isinstance(image, PIL.Image.Image):
+            image, input_data_format = _pil_to_array(image, do_convert_rgb), ChannelDimension.LAST
+        pixels = _to_tensor(image)
+        if pixels.ndim == 2:
+            pixels, input_data_format = pixels[None], ChannelDimension.FIRST
+        if pixels.ndim != 3 or not {pixels.shape[0], pixels.shape[-1]} & {1, 3, 4}:
+            raise ValueError(f"a picture has 2 dimensions, or 3 with 1, 3 or 4 channels; found {tuple(pixels.shape)}")
+        if pixels.numel() == 0:
+            raise ValueError(f"a picture of shape {tuple(pixels.shape)} has no area")
+        if input_data_format is None:
+            input_data_format = infer_channel_dimension_format(pixels, num_channels=(1, 3, 4))
+        if input_data_format == ChannelDimension.LAST:
+            pixels = pixels.permute(2, 0, 1)
+
+        pixels = _to_8_bits(pixels, do_rescale)
+        if do_convert_rgb and len(pixels) == 4:
+            if pixels.is_floating_point():
+                raise ValueError("a picture with 4 channels of floats needs do_rescale=True, or to be made RGB before")
+            rgba = PIL.Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+            pixels = torch.from_numpy(_pil_to_array(rgba, do_convert_rgb=True)).permute(2, 0, 1).to(pixels.device)
+        if do_convert_rgb and len(pixels) == 1:
+            pixels = pixels.expand(3, -1, -1)
+        return pixels if device is None else pixels.to(device)
+
+    def resize(self, image: torch.Tensor, size: SizeDict, resample=None, size_divisor: int = 1, **kwargs):
+        """Resize (..., channels, height, width) through `resize_steps`; every step ends in the picture's own dtype."""
+        interpolation = pil_torch_interpolation_mapping.get(resample, resample)
+        for step in resize_steps(*image.shape[-2:], size, size_divisor):
+            if step == tuple(image.shape[-2:]):
+                continue
+            if interpolation == tvF.InterpolationMode.BILINEAR and image.dtype == torch.uint8:
+                image = _resize_bilinear_uint8(image, step)
+            else:
+                image = tvF.resize(image, list(step), interpolation=interpolation, antialias=False)
+        return image.contiguous()
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        original_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+        """Turn logits into label maps, each picture's own area cut out of the padded batch.
+
+        The area follows from the sizes the pictures had before processing, through this processor's resize rule.
+        Where `original_sizes` is not given, `target_sizes` are taken for them if they explain the logits' size. If
+        they do not, and are all the same, they are read as mere output sizes of a batch without padding.
+
+        Args:
+            outputs: the model's outputs, or any mapping, with `logits` (batch, num_labels, height / 4, width / 4).
+            target_sizes: `(height, width)` in pixels of each map; None leaves them at the logits' size.
+            original_sizes: `(height, width)` in pixels of each picture as it was given to the processor.
+            return_segmentation_scores: return the scores too, (num_labels, height, width) float32 for each picture.
+
+        Returns:
+            For each picture a map (height, width) of class ids, int64; or an object with `segmentation` and
+            `segmentation_scores`.
+
+        Raises:
+            ValueError: when the number of sizes is not the batch size, or the sizes do not explain the logits' size.
+        """
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+        target_sizes = _to_sizes(target_sizes, "target_sizes", len(logits))
+        original_sizes = _to_sizes(original_sizes, "original_sizes", len(logits))
+        areas = self._own_areas(logits, target_sizes, original_sizes)
+
+        results = []
+        for picture, (rows, columns), size in zip(logits, areas, target_sizes or areas, strict=True):
+            own = picture[:, :rows, :columns].float()
+            if not return_segmentation_scores:
+                results.append(_upsampled_argmax(own, size))
+                continue
+            scores = F.interpolate(own[None], size=size, mode="bilinear", align_corners=False)[0]
+            data = {"segmentation": scores.argmax(dim=0), "segmentation_scores": scores}
+            results.append(SemanticSegmentationPostProcessorOutput(data=data))
+        return results
+
+    def _own_areas(self, logits, target_sizes, original_sizes) -> list[tuple[int, int]]:
+        """Rows and columns of the logits that belong to each picture."""
+        logits_size = tuple(logits.shape[-2:])
+        sizes = original_sizes or target_sizes
+        if sizes is None:
+            return [logits_size] * len(logits)
+        resized = [self.get_resized_size(*size) for size in sizes]
+        areas = [tuple(math.ceil(side / LOGITS_STRIDE) for side in size) for size in resized]
+        if tuple(map(max, zip(*areas, strict=True))) == logits_size:
+            return areas
+        if original_sizes is None and len(set(target_sizes)) == 1:
+            return [logits_size] * len(logits)
+        raise ValueError(
+            f"{'original_sizes' if original_sizes else 'target_sizes'} {sizes} are processed at {resized}, which does"
+            f" not give logits of {logits_size}. original_sizes must be the sizes that were given to this processor,"
+            " with its own parameters; for pictures prepared in another way, post-process them one by one"
+        )
+
+    def _validate_preprocess_kwargs(self, do_center_crop=None, pad_size=None, **kwargs):
+        for name, value in {"do_center_crop": do_center_crop, "pad_size": pad_size}.items():
+            if value:
+                raise ValueError(f"{name}={value} is not supported: post-processing could not undo it; leave it out")
+        super()._validate_preprocess_kwargs(**kwargs)
+
+    def _preprocess_image_like_inputs(
+        self,
+        images,
+        segmentation_maps=None,
+        *,
+        do_convert_rgb,
+        do_rescale,
+        do_reduce_labels,
+        input_data_format=None,
+        device=None,
+        return_tensors=None,
+        **kwargs,
+    ) -> BatchFeature:
+        images = self._process_each(
+            images,
+            "images",
+            3,
+            self.process_image,
+            do_convert_rgb=do_convert_rgb,
+            input_data_format=input_data_format,
+            device=device,
+            do_rescale=do_rescale,
+        )
+        data = {"pixel_values": self._preprocess(images, do_rescale=do_rescale, **kwargs)}
+        if segmentation_maps is not None:
+            maps = self._process_each(segmentation_maps, "segmentation_maps", 2, _process_map, device=device)
+            _check_map_sizes(images, maps)
+            if do_reduce_labels:
+                maps = [reduce_labels(labels) for labels in maps]
+            kwargs |= {"resample": tvF.InterpolationMode.NEAREST_EXACT, "do_normalize": False}
+            maps = self._preprocess(maps, do_rescale=False, fill_value=IGNORE_INDEX, **kwargs)
+            data["labels"] = [labels[0].to(torch.int64) for labels in maps]
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _process_each(self, inputs, name: str, ndim: int, process, **kwargs) -> list[torch.Tensor]:
+        """Fetch one input or a batch of inputs, `process` each, and name the one that fails."""
+        if not isinstance(inputs, (list, tuple)):
+            is_batch = isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == ndim + 1
+            inputs = list(inputs) if is_batch else [inputs]
+        if not inputs:
+            raise ValueError(f"{name} is empty; give at least one")
+        processed = []
+        for index, item in enumerate(inputs):
+            try:
+                processed.append(process(_open_image(item), **kwargs))
+            except (OSError, RuntimeError, ValueError) as error:
+                source = f" ({item})" if isinstance(item, (str, os.PathLike)) else ""
+                raise ValueError(f"{name}[{index}]{source}: {error}") from error
+        return processed
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        size_divisor: int,
+        resample,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        do_pad: bool,
+        disable_grouping: bool | None,
+        fill_value: int = 0,
+        **kwargs,
+    ) -> list[torch.Tensor]:
+        groups, order = group_images_by_shape(images, disable_grouping=disable_grouping)
+        for shape, stacked in groups.items():
+            if do_resize:
+                stacked = self.resize(stacked, size=size, resample=resample, size_divisor=size_divisor)
+            groups[shape] = self.rescale_and_normalize(
+                stacked, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            )
+        processed = reorder_images(groups, order)
+        if do_pad:
+            processed = self.pad(processed, fill_value=fill_value, disable_grouping=disable_grouping)
+        return processed
+
+
+def _open_image(source):
+    """Open a path, URL or base64 string with PIL; hand back anything else.
+
+    Unlike the parent's loader this keeps a file's own mode: palette indices of maps, transparency, 16 bits.
+    """
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and os.path.isfile(source)):
+        return PIL.Image.open(source)
+    return load_image(source) if isinstance(source, str) else source
+
+
+def _pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndarray:
+    """Pixels of the upright picture, (height, width) or (height, width, channels), uint8, uint16 or bool."""
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"a PIL image of mode {image.mode} has no known range of values;"
+            " give it as mode L or I;16, or as an array of uint8, uint16 or floats in 0..1"
+        )
+    if do_convert_rgb:
+        if image.has_transparency_data:
+            white = PIL.Image.new("RGBA", image.size, "white")
+            image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
+        image = image.convert("RGB")
+    return np.array(image)
+
+
+def _to_tensor(array) -> torch.Tensor:
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"found an array of dtype {array.dtype}; it must hold integers or floats")
+        # The copy makes any byte order, stride and read-only array one that torch takes.
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    if not isinstance(array, torch.Tensor):
+        raise ValueError(
+            f"found a {type(array).__name__}; it must be a PIL image, a path or URL, a numpy array or a torch tensor"
+        )
+    return array
+
+
+def _to_8_bits(pixels: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
+    """Bring bool, 16-bit, wider integers of 0..255, and floats of 0..1 to uint8, refusing values out of range."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if pixels.dtype == torch.bool:
+        return pixels.to(torch.uint8) * 255
+    if pixels.dtype == torch.uint16:
+        return (pixels.to(torch.int32) >> 8).to(torch.uint8)
+    is_float = pixels.is_floating_point()
+    if is_float:
+        pixels = pixels.to(torch.float32)
+        if not pixels.isfinite().all():
+            raise ValueError("the picture holds NaN or infinite values")
+        if not do_rescale:
+            return pixels
+    low, high = (bound.item() for bound in pixels.aminmax())
+    if low < 0 or high > (1 if is_float else 255):
+        allowed = "floats 0..1 (or any, with do_rescale=False)" if is_float else "integers 0..255"
+        raise ValueError(f"the picture holds values from {low} to {high}; it must hold {allowed}")
+    return (pixels * 255).round().to(torch.uint8) if is_float else pixels.to(torch.uint8)
+
+
+def _process_map(segmentation_map, device=None) -> torch.Tensor:
+    """One segmentation map as uint8 or int64 (1, height, width)."""
+    if isinstance(segmentation_map, PIL.Image.Image):
+        segmentation_map = PIL.ImageOps.exif_transpose(segmentation_map)
+        if segmentation_map.mode not in MAP_MODES and not segmentation_map.mode.startswith("I;16"):
+            raise ValueError(
+                f"a segmentation map of mode {segmentation_map.mode} holds colours, not one class id per pixel;"
+                f" its mode must be one of {', '.join(MAP_MODES)}, I;16"
+            )
+        segmentation_map = np.array(segmentation_map)
+    labels = _to_tensor(segmentation_map)
+    if labels.ndim == 3 and 1 in (labels.shape[0], labels.shape[-1]):
+        labels = labels[0] if labels.shape[0] == 1 else labels[..., 0]
+    if labels.ndim != 2 or labels.numel() == 0 or labels.is_floating_point():
+        raise ValueError(
+            f"a segmentation map holds integers in (height, width); found {labels.dtype} in {tuple(labels.shape)}"
+        )
+    labels = labels if labels.dtype == torch.uint8 else labels.to(torch.int64)
+    return labels[None].to(device)
+
+
+def _check_map_sizes(images: list[torch.Tensor], maps: list[torch.Tensor]) -> None:
+    if len(images) != len(maps):
+        raise ValueError(f"found {len(images)} images and {len(maps)} segmentation_maps; each image needs one map")
+    for index, (image, labels) in enumerate(zip(images, maps, strict=True)):
+        if image.shape[-2:] != labels.shape[-2:]:
+            raise ValueError(
+                f"images[{index}] has (height, width) {tuple(image.shape[-2:])}, after any turn its EXIF tag asks for,"
+                f" and segmentation_maps[{index}] has {tuple(labels.shape[-2:])}; they must be the same"
+            )
+
+
+def _resize_bilinear_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """OpenCV's bilinear resize of uint8 (..., channels, height, width), bit for bit.
+
+    OpenCV weighs pixels in 11-bit fixed point and drops bits on the way, so that rounded float interpolation is off
+    by one level at an eighth of the pixels, and by two after two resizes.
+    """
+    left, right, left_weight, right_weight = _fixed_point_taps(image.shape[-1], size[1], image.device)
+    top, bottom, top_weight, bottom_weight = _fixed_point_taps(image.shape[-2], size[0], image.device)
+    channels = image.shape[-3]
+    # Channels last and columns x channels as one dimension: several times faster on the CPU than any other order.
+    pixels = image.movedim(-3, -1)
+    rows = pixels.index_select(-2, left).flatten(-2).to(torch.int32) * left_weight.repeat_interleave(channels)
+    rows.addcmul_(pixels.index_select(-2, right).flatten(-2).to(torch.int32), right_weight.repeat_interleave(channels))
+    rows >>= 4
+    upper = rows.index_select(-2, top).mul_(top_weight[:, None])
+    lower = rows.index_select(-2, bottom).mul_(bottom_weight[:, None])
+    upper >>= 16
+    lower >>= 16
+    resized = (upper.add_(lower).add_(2) >> 2).to(torch.uint8)
+    return resized.unflatten(-1, (size[1], channels)).movedim(-1, -3)
+
+
+def _fixed_point_taps(length: int, new_length: int, device) -> tuple[torch.Tensor, ...]:
+    """Both neighbours of each new pixel along one side, and their weights, which add up to 2048."""
+    centres = torch.arange(new_length, dtype=torch.float64) + 0.5
+    position = (centres * (length / new_length) - 0.5).to(torch.float32)
+    first = position.floor()
+    second_weight = ((position - first) * 2048).round().to(torch.int32)
+    first = first.to(torch.int64)
+    taps = first.clamp(0, length - 1), (first + 1).clamp(0, length - 1), 2048 - second_weight, second_weight
+    return tuple(tap.to(device) for tap in taps)
+
+
+def _to_sizes(sizes, name: str, batch_size: int) -> list[tuple[int, int]] | None:
+    if sizes is None:
+        return None
+    sizes = [(int(height), int(width)) for height, width in sizes]
+    if len(sizes) != batch_size:
+        raise ValueError(f"{name} has {len(sizes)} sizes for logits of a batch of {batch_size}; give one per picture")
+    return sizes
+
+
+def _upsampled_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Class ids (height, width) of the largest bilinearly interpolated logits (num_labels, rows, columns).
+
+    Classes are taken a few at a time: a 12-megapixel map of 150 classes would need 7 GB of scores at once.
+    """
+    chunk = max(SCORES_AT_ONCE // (size[0] * size[1]), 1)
+    best = ids = None
+    for start in range(0, len(logits), chunk):
+        scores = F.interpolate(logits[None, start : start + chunk], size=size, mode="bilinear", align_corners=False)[0]
+        highest, arguments = scores.max(dim=0)
+        arguments += start
+        if best is None:
+            best, ids = highest, arguments
+        else:
+            ids = torch.where(highest > best, arguments, ids)
+            best = torch.maximum(best, highest)
+    return ids
+
+
+__all__ = ["VanImageProcessor", "reduce_labels"]
