@@ -1,0 +1,202 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""VAN model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.configuration_utils import PreTrainedConfig
+
+# The published sizes. Stochastic depth is what each head's training configuration sets; B5 and B6 were never trained
+# with Semantic FPN, so they take UperNet's rate there.
+VAN_SIZES = {
+    # size: (hidden_sizes, depths, {decode head: drop_path_rate})
+    "b0": ([32, 64, 160, 256], [3, 3, 5, 2], {"upernet": 0.1, "semantic_fpn": 0.2}),
+    "b1": ([64, 128, 320, 512], [2, 2, 4, 2], {"upernet": 0.1, "semantic_fpn": 0.2}),
+    "b2": ([64, 128, 320, 512], [3, 3, 12, 3], {"upernet": 0.1, "semantic_fpn": 0.2}),
+    "b3": ([64, 128, 320, 512], [3, 5, 27, 3], {"upernet": 0.3, "semantic_fpn": 0.3}),
+    "b4": ([64, 128, 320, 512], [3, 6, 40, 3], {"upernet": 0.4, "semantic_fpn": 0.4}),
+    "b5": ([96, 192, 480, 768], [3, 3, 24, 3], {"upernet": 0.4, "semantic_fpn": 0.4}),
+    "b6": ([96, 192, 384, 768], [6, 6, 90, 6], {"upernet": 0.5, "semantic_fpn": 0.5}),
+}
+DECODE_HEAD_NAMES = ("upernet", "semantic_fpn")
+
+
+@strict
+class VanConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""
+    Configuration of the Visual Attention Network (https://arxiv.org/abs/2202.09741): the backbone, whose fields are
+    those of transformers 4.57's `VanConfig`, and the decode heads of [`VanForSemanticSegmentation`]. The defaults are
+    VAN-B2's as a classifier; [`VanConfig.from_size`] gives the published segmentation architectures.
+
+    Args:
+        num_channels (`int`, *optional*, defaults to 3):
+            Number of channels of `pixel_values`.
+        image_size (`int`, *optional*, defaults to 224):
+            Side in pixels of the classifier's training pictures. The network itself takes any size.
+        patch_sizes (`list[int]`, *optional*, defaults to `[7, 3, 3, 3]`):
+            Kernel size of each stage's overlapping patch embedding.
+        strides (`list[int]`, *optional*, defaults to `[4, 2, 2, 2]`):
+            Stride of each stage's patch embedding.
+        hidden_sizes (`list[int]`, *optional*, defaults to `[64, 128, 320, 512]`):
+            Channels of each stage.
+        depths (`list[int]`, *optional*, defaults to `[3, 3, 12, 3]`):
+            Number of blocks of each stage.
+        mlp_ratios (`list[int]`, *optional*, defaults to `[8, 8, 4, 4]`):
+            Channels of each stage's feed-forward layers, as a multiple of the stage's channels.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of attention and feed-forward layers, a name in `transformers.activations.ACT2FN`.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights of linear layers.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
+            Epsilon of each stage's LayerNorm: 1e-6 in the authors' classifiers, 1e-5 in their segmentation models.
+        layer_scale_init_value (`float`, *optional*, defaults to 1e-2):
+            Initial value of the layer scales.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Stochastic depth's rate at the last block, in [0, 1); it grows linearly over the blocks, from 0.
+        dropout_rate (`float`, *optional*, defaults to 0.0):
+            Dropout rate of the feed-forward layers, in [0, 1).
+        decode_head (`str`, *optional*, defaults to `"upernet"`):
+            Head of the segmentation model: `"upernet"` (https://arxiv.org/abs/1807.10221) or `"semantic_fpn"`
+            (https://arxiv.org/abs/1901.02446).
+        decoder_hidden_size (`int`, *optional*):
+            Channels of the decode head: by default 512 for UperNet, 128 for Semantic FPN.
+        fpn_hidden_size (`int`, *optional*, defaults to 256):
+            Channels of the feature pyramid below Semantic FPN's head. Unused by UperNet.
+        pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
+            Sides of the grids that UperNet's pyramid pooling module averages the last feature map to.
+        classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Rate, in [0, 1), at which whole channels are dropped before a head's classifier.
+        use_auxiliary_head (`bool`, *optional*, defaults to `True`):
+            Whether UperNet has the auxiliary FCN head on the last but one stage. It is used in training only.
+        auxiliary_hidden_size (`int`, *optional*, defaults to 256):
+            Channels of the auxiliary head.
+        auxiliary_loss_weight (`float`, *optional*, defaults to 0.4):
+            Weight of the auxiliary head's loss.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
+            Label id that the loss leaves out.
+        palette (`list[list[int]]`, *optional*):
+            One `[red, green, blue]` in 0..255 for each label, for drawing.
+        out_features (`list[str]`, *optional*):
+            Stages that [`VanBackbone`] returns, of `"stage1"` to `"stage4"`. Defaults to the last.
+        out_indices (`list[int]`, *optional*):
+            The same as indices, 0 for `"stage1"`.
+
+    Raises:
+        ValueError: a field has a value that makes no network; the message names the field.
+
+    Example:
+
+    ```python
+    >>> from van_hf import VanConfig, VanForSemanticSegmentation
+
+    >>> config = VanConfig.from_size("b0", decode_head="upernet")
+    >>> model = VanForSemanticSegmentation(config)
+    ```"""
+
+    model_type = "van"
+
+    num_channels: int = 3
+    image_size: int | list[int] | tuple[int, ...] = 224
+    patch_sizes: list[int] | tuple[int, ...] = (7, 3, 3, 3)
+    strides: list[int] | tuple[int, ...] = (4, 2, 2, 2)
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 320, 512)
+    depths: list[int] | tuple[int, ...] = (3, 3, 12, 3)
+    mlp_ratios: list[int] | tuple[int, ...] = (8, 8, 4, 4)
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    layer_scale_init_value: float = 1e-2
+    drop_path_rate: float | int = 0.0
+    dropout_rate: float | int = 0.0
+    decode_head: str = "upernet"
+    decoder_hidden_size: int | None = None
+    fpn_hidden_size: int = 256
+    pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    classifier_dropout_prob: float | int = 0.1
+    use_auxiliary_head: bool = True
+    auxiliary_hidden_size: int = 256
+    auxiliary_loss_weight: float | int = 0.4
+    semantic_loss_ignore_index: int = 255
+    palette: list[list[int]] | None = None
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.stage_names = [f"stage{idx}" for idx in range(1, len(self.depths) + 1)]
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        super().__post_init__(**kwargs)
+        # `strict` runs this too, but wraps what it raises in an exception that is no ValueError.
+        self.validate_architecture()
+
+    def validate_architecture(self):
+        """Raises a `ValueError` that names the first field found at fault. Part of `strict`'s validation."""
+        num_stages = len(self.hidden_sizes)
+        if num_stages < 2:
+            raise ValueError(f"hidden_sizes must hold two stages or more, got {self.hidden_sizes}")
+        for name in ("patch_sizes", "strides", "hidden_sizes", "depths", "mlp_ratios", "pool_scales"):
+            values = getattr(self, name)
+            if any(value < 1 for value in values):
+                raise ValueError(f"{name} must hold positive integers, got {values}")
+            if name != "pool_scales" and len(values) != num_stages:
+                raise ValueError(f"{name} must have one entry for each of the {num_stages} hidden_sizes, got {values}")
+        if not self.pool_scales:
+            raise ValueError("pool_scales must hold at least one side, got an empty list")
+        for name in ("num_channels", "fpn_hidden_size", "auxiliary_hidden_size", "decoder_hidden_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value}")
+        for name in ("drop_path_rate", "dropout_rate", "classifier_dropout_prob"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if self.layer_norm_eps <= 0:
+            raise ValueError(f"layer_norm_eps must be positive, got {self.layer_norm_eps}")
+        if self.auxiliary_loss_weight < 0:
+            raise ValueError(f"auxiliary_loss_weight must not be negative, got {self.auxiliary_loss_weight}")
+        if self.decode_head not in DECODE_HEAD_NAMES:
+            raise ValueError(f"decode_head must be one of {', '.join(DECODE_HEAD_NAMES)}, got {self.decode_head!r}")
+        if self.palette is not None:
+            self._validate_palette()
+
+    def _validate_palette(self):
+        if len(self.palette) != self.num_labels:
+            raise ValueError(
+                f"palette must have one colour for each of the {self.num_labels} labels, got {len(self.palette)}"
+            )
+        for idx, colour in enumerate(self.palette):
+            if len(colour) != 3 or any(not 0 <= value <= 255 for value in colour):
+                raise ValueError(f"palette[{idx}] must be [red, green, blue] in 0..255, got {colour}")
+
+    @classmethod
+    def from_size(cls, size: str, decode_head: str = "upernet", **overrides) -> "VanConfig":
+        """
+        The published architecture of a size, as its ADE20K segmentation model has it.
+
+        Args:
+            size (`str`): `"b0"` to `"b6"`.
+            decode_head (`str`, *optional*, defaults to `"upernet"`): `"upernet"` or `"semantic_fpn"`.
+            overrides: fields that shall differ; `num_labels` (or `id2label`) is 150 unless given.
+
+        Raises:
+            ValueError: the size or the decode head is unknown, or an override is refused.
+        """
+        if size not in VAN_SIZES:
+            raise ValueError(f"size must be one of {', '.join(VAN_SIZES)}, got {size!r}")
+        if decode_head not in DECODE_HEAD_NAMES:
+            raise ValueError(f"decode_head must be one of {', '.join(DECODE_HEAD_NAMES)}, got {decode_head!r}")
+        hidden_sizes, depths, drop_path_rates = VAN_SIZES[size]
+        fields = {
+            "hidden_sizes": list(hidden_sizes),
+            "depths": list(depths),
+            "drop_path_rate": drop_path_rates[decode_head],
+            "layer_norm_eps": 1e-5,
+            "decode_head": decode_head,
+        }
+        if overrides.get("id2label") is None:
+            fields["num_labels"] = 150
+        return cls(**{**fields, **overrides})
+
+
+__all__ = ["VanConfig"]

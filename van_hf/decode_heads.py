@@ -1,0 +1,168 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Decode heads: feature maps of a pyramid in, class scores at the first map's size out.
+
+The heads know nothing of the backbone. Each takes the list of the backbone's maps, finest first, and the list of their
+channels; of the configuration they read the fields of the heads alone. They are the heads that the authors' models use
+of mmsegmentation 0.26, with its parameter names but for `classifier`, there `conv_seg`.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_van import VanConfig
+
+
+def resize_to(features: torch.Tensor, size: torch.Size, mode: str = "bilinear") -> torch.Tensor:
+    """Interpolates `features` (batch, channels, height, width) to `size` (height, width), corners not aligned."""
+    if features.shape[-2:] == size:
+        return features
+    return F.interpolate(features, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
+
+
+class ConvModule(nn.Module):
+    """Convolution without bias, batch normalization and ReLU; the size stays. mmcv's `ConvModule`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        # The name matters: the recipes exempt what is called `norm` from weight decay, and these are decayed.
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.activation = nn.ReLU()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.bn(self.conv(features)))
+
+
+class PyramidConv(nn.Conv2d):
+    """Convolution with bias and nothing after it, of Semantic FPN's pyramid. A class of its own for its Xavier
+    initialization; the size stays."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+
+class Classifier(nn.Conv2d):
+    """1x1 convolution to class scores. A class of its own for its small initial weights."""
+
+    def __init__(self, in_channels: int, num_labels: int):
+        super().__init__(in_channels, num_labels, kernel_size=1)
+
+
+class UperNetHead(nn.Module):
+    """Pyramid pooling on the last map, a feature pyramid over all, and their fusion at the first map's size.
+
+    Section 3.1 of https://arxiv.org/abs/1807.10221, in the form of mmsegmentation's `UPerHead`.
+    """
+
+    def __init__(self, config: VanConfig, in_channels: list[int]):
+        super().__init__()
+        channels = config.decoder_hidden_size or 512
+        last_channels = in_channels[-1]
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(last_channels, channels, kernel_size=1))
+            for scale in config.pool_scales
+        )
+        self.bottleneck = ConvModule(last_channels + len(config.pool_scales) * channels, channels, kernel_size=3)
+        self.lateral_convs = nn.ModuleList(ConvModule(width, channels, kernel_size=1) for width in in_channels[:-1])
+        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, kernel_size=3) for _ in in_channels[:-1])
+        self.fpn_bottleneck = ConvModule(len(in_channels) * channels, channels, kernel_size=3)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = Classifier(channels, config.num_labels)
+
+    def pool_pyramid(self, features: torch.Tensor) -> torch.Tensor:
+        """Adds the surroundings at several scales to the last map; the size stays."""
+        pooled = [resize_to(module(features), features.shape[-2:]) for module in self.psp_modules]
+        return self.bottleneck(torch.cat([features, *pooled], dim=1))
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            features: maps of shape (batch, in_channels[i], height / 4 / 2**i, width / 4 / 2**i), of any sizes.
+
+        Returns:
+            Scores of shape (batch, num_labels, height / 4, width / 4).
+        """
+        laterals = [conv(maps) for conv, maps in zip(self.lateral_convs, features[:-1], strict=True)]
+        laterals.append(self.pool_pyramid(features[-1]))  # (batch, channels, height / 32, width / 32)
+        for idx in range(len(laterals) - 1, 0, -1):
+            laterals[idx - 1] = laterals[idx - 1] + resize_to(laterals[idx], laterals[idx - 1].shape[-2:])
+        pyramid = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:-1], strict=True)]
+        pyramid.append(laterals[-1])
+        size = pyramid[0].shape[-2:]
+        fused = torch.cat([resize_to(maps, size) for maps in pyramid], dim=1)  # (batch, 4 * channels, height / 4, ...)
+        return self.classifier(self.dropout(self.fpn_bottleneck(fused)))
+
+
+class SemanticFpnHead(nn.Module):
+    """A feature pyramid; its maps, brought to the first one's size by convolutions and doublings, are summed.
+
+    Section 3 of https://arxiv.org/abs/1901.02446, in the form of mmsegmentation's `FPN` neck and `FPNHead`: the
+    pyramid's top-down path is interpolated with nearest neighbours, the head's branches bilinearly.
+    """
+
+    def __init__(self, config: VanConfig, in_channels: list[int]):
+        super().__init__()
+        channels = config.decoder_hidden_size or 128
+        pyramid_channels = config.fpn_hidden_size
+        self.lateral_convs = nn.ModuleList(
+            PyramidConv(width, pyramid_channels, kernel_size=1) for width in in_channels
+        )
+        self.fpn_convs = nn.ModuleList(
+            PyramidConv(pyramid_channels, pyramid_channels, kernel_size=3) for _ in in_channels
+        )
+        self.scale_heads = nn.ModuleList()
+        for num_doublings in range(len(in_channels)):
+            layers: list[nn.Module] = []
+            for idx in range(max(1, num_doublings)):
+                layers.append(ConvModule(pyramid_channels if idx == 0 else channels, channels, kernel_size=3))
+                if num_doublings > 0:
+                    layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            self.scale_heads.append(nn.Sequential(*layers))
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = Classifier(channels, config.num_labels)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            features: maps of shape (batch, in_channels[i], height / 4 / 2**i, width / 4 / 2**i), of any sizes.
+
+        Returns:
+            Scores of shape (batch, num_labels, height / 4, width / 4).
+        """
+        laterals = [conv(maps) for conv, maps in zip(self.lateral_convs, features, strict=True)]
+        for idx in range(len(laterals) - 1, 0, -1):
+            size = laterals[idx - 1].shape[-2:]
+            laterals[idx - 1] = laterals[idx - 1] + resize_to(laterals[idx], size, mode="nearest")
+        branches = [
+            head(conv(lateral)) for head, conv, lateral in zip(self.scale_heads, self.fpn_convs, laterals, strict=True)
+        ]
+        fused = branches[0]  # (batch, channels, height / 4, width / 4)
+        for branch in branches[1:]:
+            fused = fused + resize_to(branch, fused.shape[-2:])
+        return self.classifier(self.dropout(fused))
+
+
+class FcnHead(nn.Module):
+    """A convolution and a classifier on the last map but one: UperNet's auxiliary head, mmsegmentation's `FCNHead`."""
+
+    def __init__(self, config: VanConfig, in_channels: list[int]):
+        super().__init__()
+        channels = config.auxiliary_hidden_size
+        self.convs = nn.Sequential(ConvModule(in_channels[-2], channels, kernel_size=3))
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = Classifier(channels, config.num_labels)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            features: maps of shape (batch, in_channels[i], height / 4 / 2**i, width / 4 / 2**i).
+
+        Returns:
+            Scores at the last but one map's size, (batch, num_labels, height / 16, width / 16).
+        """
+        return self.classifier(self.dropout(self.convs(features[-2])))
+
+
+DECODE_HEADS = {"upernet": UperNetHead, "semantic_fpn": SemanticFpnHead}

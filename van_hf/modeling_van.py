@@ -1,0 +1,467 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""PyTorch VAN model.
+
+The Visual Attention Network (https://arxiv.org/abs/2202.09741) as backbone, classifier and segmentation model. Module
+names are those of transformers 4.57's VAN (its `pre_normomalization` included), so that its checkpoints load as they
+are.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutput,
+    BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutputWithNoAttention,
+    SemanticSegmenterOutput,
+)
+from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_van import VanConfig
+from .decode_heads import DECODE_HEADS, Classifier, FcnHead, PyramidConv, resize_to
+
+
+class VanDropPath(nn.Module):
+    """Stochastic depth per sample (https://arxiv.org/abs/1603.09382): identity outside training."""
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return hidden_states
+        keep_prob = 1 - self.drop_prob
+        keep = hidden_states.new_empty((hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1))
+        return hidden_states * keep.bernoulli_(keep_prob).div_(keep_prob)
+
+    def extra_repr(self) -> str:
+        return f"p={self.drop_prob}"
+
+
+class VanLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (batch, channels, height, width)."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden_states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class VanOverlappingPatchEmbedder(nn.Module):
+    """A strided convolution whose windows overlap: (batch, in_channels, height, width) -> (batch, hidden_size,
+    height / stride, width / stride), rounded up."""
+
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: int, stride: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(
+            in_channels, hidden_size, kernel_size=patch_size, stride=stride, padding=patch_size // 2
+        )
+        self.normalization = nn.BatchNorm2d(hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.normalization(self.convolution(hidden_states))
+
+
+class VanMlpLayer(nn.Module):
+    """The feed-forward layers: 1x1, 3x3 depthwise and 1x1 convolution. (batch, hidden_size, height, width) stays."""
+
+    def __init__(self, config: VanConfig, hidden_size: int, mlp_ratio: int):
+        super().__init__()
+        inner_size = hidden_size * mlp_ratio
+        self.in_dense = nn.Conv2d(hidden_size, inner_size, kernel_size=1)
+        self.depth_wise = nn.Conv2d(inner_size, inner_size, kernel_size=3, padding=1, groups=inner_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.dropout_rate)
+        self.out_dense = nn.Conv2d(inner_size, hidden_size, kernel_size=1)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.activation(self.depth_wise(self.in_dense(hidden_states)))
+        return self.dropout(self.out_dense(self.dropout(hidden_states)))
+
+
+class VanLargeKernelAttention(nn.Module):
+    """A 21x21 convolution taken apart: 5x5 depthwise, 7x7 depthwise with dilation 3, 1x1. Section 3.1 of the paper."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.depth_wise = nn.Conv2d(hidden_size, hidden_size, kernel_size=5, padding=2, groups=hidden_size)
+        self.depth_wise_dilated = nn.Conv2d(
+            hidden_size, hidden_size, kernel_size=7, dilation=3, padding=9, groups=hidden_size
+        )
+        self.point_wise = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.point_wise(self.depth_wise_dilated(self.depth_wise(hidden_states)))
+
+
+class VanLargeKernelAttentionLayer(nn.Module):
+    """The input, multiplied by its large-kernel attention."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.attention = VanLargeKernelAttention(hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * self.attention(hidden_states)
+
+
+class VanSpatialAttentionLayer(nn.Module):
+    """Large-kernel attention between two 1x1 projections, with a residual of its own around all three."""
+
+    def __init__(self, config: VanConfig, hidden_size: int):
+        super().__init__()
+        self.pre_projection = nn.Sequential()
+        self.pre_projection.add_module("conv", nn.Conv2d(hidden_size, hidden_size, kernel_size=1))
+        self.pre_projection.add_module("act", ACT2FN[config.hidden_act])
+        self.attention_layer = VanLargeKernelAttentionLayer(hidden_size)
+        self.post_projection = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.post_projection(self.attention_layer(self.pre_projection(hidden_states)))
+
+
+class VanLayerScaling(nn.Module):
+    """A learnt factor per channel of (batch, channels, height, width)."""
+
+    def __init__(self, config: VanConfig, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden_size,), float(config.layer_scale_init_value)))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.weight[:, None, None] * hidden_states
+
+
+class VanLayer(GradientCheckpointingLayer):
+    """A block: attention and feed-forward layers, each normalized, scaled and dropped at random around a residual."""
+
+    def __init__(self, config: VanConfig, hidden_size: int, mlp_ratio: int, drop_path_rate: float):
+        super().__init__()
+        self.drop_path = VanDropPath(drop_path_rate)
+        self.pre_normomalization = nn.BatchNorm2d(hidden_size)
+        self.attention = VanSpatialAttentionLayer(config, hidden_size)
+        self.attention_scaling = VanLayerScaling(config, hidden_size)
+        self.post_normalization = nn.BatchNorm2d(hidden_size)
+        self.mlp = VanMlpLayer(config, hidden_size, mlp_ratio)
+        self.mlp_scaling = VanLayerScaling(config, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        attended = self.attention(self.pre_normomalization(hidden_states))
+        hidden_states = hidden_states + self.drop_path(self.attention_scaling(attended))
+        transformed = self.mlp(self.post_normalization(hidden_states))
+        return hidden_states + self.drop_path(self.mlp_scaling(transformed))
+
+
+class VanStage(nn.Module):
+    """Patch embedding, blocks and LayerNorm: (batch, channels of the stage before, height, width) -> (batch,
+    hidden_sizes[stage_idx], height / stride, width / stride)."""
+
+    def __init__(self, config: VanConfig, stage_idx: int):
+        super().__init__()
+        hidden_size = config.hidden_sizes[stage_idx]
+        self.embeddings = VanOverlappingPatchEmbedder(
+            config.num_channels if stage_idx == 0 else config.hidden_sizes[stage_idx - 1],
+            hidden_size,
+            patch_size=config.patch_sizes[stage_idx],
+            stride=config.strides[stage_idx],
+        )
+        # The rate grows over the blocks of all stages, not of this one.
+        first_block = sum(config.depths[:stage_idx])
+        last_block_of_all = max(sum(config.depths) - 1, 1)
+        self.layers = nn.ModuleList(
+            VanLayer(
+                config,
+                hidden_size,
+                mlp_ratio=config.mlp_ratios[stage_idx],
+                drop_path_rate=config.drop_path_rate * block / last_block_of_all,
+            )
+            for block in range(first_block, first_block + config.depths[stage_idx])
+        )
+        self.normalization = VanLayerNorm(hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.embeddings(hidden_states)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return self.normalization(hidden_states)
+
+
+class VanPreTrainedModel(PreTrainedModel):
+    """Weight initialization and loading, common to all VAN models."""
+
+    config_class = VanConfig
+    config: VanConfig
+    base_model_prefix = "van"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VanLayer"]
+    _can_record_outputs = {"hidden_states": OutputRecorder(VanStage, capture_initial_hidden_state=False)}
+    # transformers 4.57 saved a final LayerNorm that neither it nor the authors' classifier ever used.
+    _keys_to_ignore_on_load_unexpected = [r"^(van\.)?layernorm\."]
+
+    def __init__(self, config: VanConfig, *args, **kwargs):
+        # `from_pretrained(..., field=value)` sets fields after the configuration has checked itself.
+        config.validate_architecture()
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """The authors' initialization of backbone and classifier, mmsegmentation's of the heads."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, Classifier):
+            init.normal_(module.weight, std=0.01)
+        elif isinstance(module, PyramidConv):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        elif isinstance(module, VanLayerScaling):
+            init.constant_(module.weight, self.config.layer_scale_init_value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
+        """
+        [`~transformers.PreTrainedModel.from_pretrained`]; it takes the checkpoints that transformers 4.57 saved too.
+
+        Raises:
+            ValueError: the checkpoint lacks weights of the backbone, or has them in other sizes. A head that the
+                checkpoint lacks is initialized and reported in a warning, as usual.
+        """
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        mismatched = {key for key, *_ in info["mismatched_keys"]}
+        not_loaded = sorted(key for key in mismatched.union(info["missing_keys"]) if "encoder." in key)
+        if not_loaded:
+            shown = ", ".join(not_loaded[:5]) + (", ..." if len(not_loaded) > 5 else "")
+            raise ValueError(
+                f"{pretrained_model_name_or_path} does not hold {len(not_loaded)} of the backbone's weights, or has "
+                f"them in other sizes: {shown}. Is it a VAN checkpoint of the sizes in its config.json? The authors' "
+                "own files need examples/convert_checkpoint.py first."
+            )
+        return (model, info) if output_loading_info else model
+
+
+class VanEncoder(VanPreTrainedModel):
+    """The stages."""
+
+    def __init__(self, config: VanConfig):
+        super().__init__(config)
+        self.stages = nn.ModuleList(VanStage(config, stage_idx) for stage_idx in range(len(config.hidden_sizes)))
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
+        """(batch, num_channels, height, width) -> (batch, hidden_sizes[-1], height / 32, width / 32)."""
+        for stage in self.stages:
+            hidden_states = stage(hidden_states)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+class VanModel(VanPreTrainedModel):
+    """
+    The backbone, without a head.
+
+    Args:
+        config ([`VanConfig`]): the configuration.
+    """
+
+    def __init__(self, config: VanConfig):
+        super().__init__(config)
+        self.encoder = VanEncoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPoolingAndNoAttention:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`):
+                Normalized pictures of any size, as [`VanImageProcessor`] returns them.
+            output_hidden_states (`bool`, *optional*): whether to return each stage's output.
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPoolingAndNoAttention`]: `last_hidden_state` of shape
+            `(batch, hidden_sizes[3], height / 32, width / 32)`, `pooler_output` (its mean over the pixels) of shape
+            `(batch, hidden_sizes[3])`, `hidden_states` of shapes `(batch, hidden_sizes[0], height / 4, width / 4)` to
+            those of `last_hidden_state`. Sizes are rounded up.
+        """
+        outputs = self.encoder(pixel_values, **kwargs)
+        return BaseModelOutputWithPoolingAndNoAttention(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.last_hidden_state.mean(dim=(-2, -1)),
+            hidden_states=outputs.hidden_states,
+        )
+
+
+class VanBackbone(BackboneMixin, VanPreTrainedModel):
+    """
+    The backbone as other people's heads use it: the stages named in `config.out_features`, with their `channels`.
+
+    Args:
+        config ([`VanConfig`]): the configuration.
+    """
+
+    has_attentions = False
+    _keys_to_ignore_on_load_unexpected = [r"^(van\.)?layernorm\.", r"^(classifier|decode_head|auxiliary_head)\."]
+
+    def __init__(self, config: VanConfig):
+        super().__init__(config)
+        self.num_features = list(config.hidden_sizes)
+        self.encoder = VanEncoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalized pictures.
+            output_hidden_states (`bool`, *optional*): whether to return every stage's output too.
+
+        Returns:
+            [`~transformers.modeling_outputs.BackboneOutput`]: `feature_maps`, one for each of `out_features`, stage i
+            (from 1) of shape `(batch, hidden_sizes[i - 1], height / 2**(i + 1), width / 2**(i + 1))`, rounded up.
+        """
+        outputs = self.encoder(pixel_values, **kwargs)
+        feature_maps = tuple(
+            hidden_states
+            for stage, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)
+            if stage in self.out_features
+        )
+        return BackboneOutput(feature_maps=feature_maps, hidden_states=outputs.hidden_states)
+
+
+class VanForImageClassification(VanPreTrainedModel):
+    """
+    VAN with a linear classifier on the mean of its last feature map.
+
+    Args:
+        config ([`VanConfig`]): the configuration; `num_labels` is the number of classes.
+    """
+
+    def __init__(self, config: VanConfig):
+        super().__init__(config)
+        self.van = VanModel(config)
+        self.classifier = nn.Linear(config.hidden_sizes[-1], config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> ImageClassifierOutputWithNoAttention:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`): normalized pictures.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+                Class ids in 0..num_labels-1. The loss follows `config.problem_type`, as everywhere in transformers.
+            output_hidden_states (`bool`, *optional*): whether to return each stage's output.
+
+        Returns:
+            [`~transformers.modeling_outputs.ImageClassifierOutputWithNoAttention`]: `loss`, a scalar, if there are
+            labels; `logits` of shape `(batch, num_labels)`; `hidden_states`.
+        """
+        outputs = self.van(pixel_values, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class VanForSemanticSegmentation(VanPreTrainedModel):
+    """
+    VAN with the decode head that `config.decode_head` names: UperNet, with an auxiliary FCN head in training, or
+    Semantic FPN.
+
+    Args:
+        config ([`VanConfig`]): the configuration; `num_labels` is the number of classes.
+
+    Raises:
+        ValueError: `num_labels` is below 2. Two classes are a background and a foreground.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^(van\.)?layernorm\.", r"^(classifier|auxiliary_head)\."]
+
+    def __init__(self, config: VanConfig):
+        if config.num_labels < 2:
+            raise ValueError(
+                f"num_labels must be 2 or more for semantic segmentation, got {config.num_labels}: every pixel gets "
+                "the class of the highest score, so that a single class needs num_labels=2, background and foreground"
+            )
+        super().__init__(config)
+        self.van = VanModel(config)
+        in_channels = list(config.hidden_sizes)
+        self.decode_head = DECODE_HEADS[config.decode_head](config, in_channels)
+        has_auxiliary_head = config.decode_head == "upernet" and config.use_auxiliary_head
+        self.auxiliary_head = FcnHead(config, in_channels) if has_auxiliary_head else None
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> SemanticSegmenterOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`):
+                Normalized pictures of any size, as [`VanImageProcessor`] returns them.
+            labels (`torch.LongTensor` of shape `(batch, label_height, label_width)`, *optional*):
+                Class ids in 0..num_labels-1, or `config.semantic_loss_ignore_index`.
+            output_hidden_states (`bool`, *optional*): whether to return each stage's output.
+
+        Returns:
+            [`~transformers.modeling_outputs.SemanticSegmenterOutput`]: `loss`, a scalar, if there are labels: the
+            cross entropy of the logits, interpolated to the labels' size, averaged over the pixels that are not
+            ignored (0 where all are), and in training mode `auxiliary_loss_weight` times the auxiliary head's;
+            `logits` of shape `(batch, num_labels, height / 4, width / 4)`, rounded up; `hidden_states` of shapes
+            `(batch, hidden_sizes[0], height / 4, width / 4)` to `(batch, hidden_sizes[3], height / 32, width / 32)`.
+
+        Raises:
+            ValueError: `labels` have another shape or hold other ids (on a GPU, torch itself stops at those).
+        """
+        outputs = self.van(pixel_values, **kwargs)
+        logits = self.decode_head(outputs.hidden_states)
+        loss = None
+        if labels is not None:
+            self._check_labels(labels, batch_size=pixel_values.shape[0])
+            loss = self._cross_entropy(logits, labels)
+            if self.auxiliary_head is not None and self.training:
+                auxiliary_loss = self._cross_entropy(self.auxiliary_head(outputs.hidden_states), labels)
+                loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
+        return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        scores = resize_to(logits.float(), labels.shape[-2:])
+        ignore_index = self.config.semantic_loss_ignore_index
+        num_valid = (labels != ignore_index).sum().clamp(min=1)
+        return F.cross_entropy(scores, labels, ignore_index=ignore_index, reduction="sum") / num_valid
+
+    def _check_labels(self, labels: torch.Tensor, batch_size: int):
+        if labels.ndim != 3 or labels.shape[0] != batch_size:
+            raise ValueError(f"labels must have the shape ({batch_size}, height, width), got {tuple(labels.shape)}")
+        # On an accelerator the look at the values would hold up the queue; there torch's own assertion guards them.
+        if labels.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        valid = labels[labels != self.config.semantic_loss_ignore_index]
+        if valid.numel() > 0 and not 0 <= valid.min() <= valid.max() < self.config.num_labels:
+            raise ValueError(
+                f"labels must lie in 0..{self.config.num_labels - 1} or be {self.config.semantic_loss_ignore_index}, "
+                f"got ids from {valid.min()} to {valid.max()}. Does the dataset need do_reduce_labels?"
+            )
+
+
+__all__ = ["VanBackbone", "VanForImageClassification", "VanForSemanticSegmentation", "VanModel", "VanPreTrainedModel"]
