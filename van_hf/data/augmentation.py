@@ -1,0 +1,241 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The originals' training augmentation at the cost of the crop.
+
+It is mmsegmentation 0.26's Resize, RandomCrop, RandomFlip, PhotoMetricDistortion and Pad, but of the enlarged picture
+only what the crop will show is ever interpolated. Colours stay unrounded until the end, where the originals truncate
+them to 8 bits after every step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as F
+
+IGNORE_INDEX = 255
+# The originals pad with 0 after normalization. Before it, that is ImageNet's mean colour.
+PADDING_COLOR = (124, 116, 104)
+CROP_TRIES = 10
+BRIGHTNESS_DELTA = 32.0
+CONTRAST_RANGE = (0.5, 1.5)
+SATURATION_RANGE = (0.5, 1.5)
+HUE_DELTA_DEGREES = 36.0
+
+
+def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a picture enlarged or reduced as far as `scale` allows, by mmcv's rule.
+
+    Args:
+        height, width: the picture's size in pixels.
+        scale: the bounds of the long and the short side in pixels, in any order.
+    """
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def resized_crop(image: torch.Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> torch.Tensor:
+    """What `window` shows of `image` resized to `size` (bilinear, half-pixel centers, no antialiasing).
+
+    That is how cv2 resizes. The result is that of resizing the whole image and cropping, up to rounding, but only the
+    window is computed.
+
+    Args:
+        image: uint8 (channels, height, width).
+        size: (height, width) of the whole resized image.
+        window: (top, left, height, width) in the resized image, inside it.
+
+    Returns:
+        float32 (channels, window height, window width), 0..255, not rounded.
+    """
+    top, left, height, width = window
+    rows_before, rows_after, row_weights = _bilinear_taps(image.shape[1], size[0], top, height)
+    columns_before, columns_after, column_weights = _bilinear_taps(image.shape[2], size[1], left, width)
+    first_row, first_column = rows_before[0], columns_before[0]
+    part = image[:, first_row : rows_after[-1] + 1, first_column : columns_after[-1] + 1].numpy().astype(np.float32)
+    before = torch.from_numpy(part.take(columns_before - first_column, axis=2))
+    after = torch.from_numpy(part.take(columns_after - first_column, axis=2))
+    part = torch.lerp(before, after, torch.from_numpy(column_weights))
+    before = part[:, torch.from_numpy(rows_before - first_row)]
+    after = part[:, torch.from_numpy(rows_after - first_row)]
+    return torch.lerp(before, after, torch.from_numpy(row_weights)[:, None])
+
+
+def nearest_resized_crop(
+    labels: torch.Tensor, size: tuple[int, int], window: tuple[int, int, int, int]
+) -> torch.Tensor:
+    """What `window` (top, left, height, width) shows of `labels` (height, width) resized to `size`.
+
+    Output position i shows source position floor(i * source length / length), worked out in
+    integers; cv2 and torch round the same rule, and so differ at ties.
+    """
+    top, left, height, width = window
+    rows = torch.arange(top, top + height) * labels.shape[0] // size[0]
+    columns = torch.arange(left, left + width) * labels.shape[1] // size[1]
+    return labels[rows][:, columns]
+
+
+def _bilinear_taps(
+    source_length: int, length: int, start: int, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The source positions before and after `count` output positions from `start`, and the weight of the latter."""
+    centers = (np.arange(start, start + count) + 0.5) * (source_length / length) - 0.5
+    centers = centers.clip(0, source_length - 1)
+    before = np.floor(centers).astype(np.int64)
+    return before, np.minimum(before + 1, source_length - 1), (centers - before).astype(np.float32)
+
+
+def distort(
+    image: torch.Tensor, *, brightness: float, contrast: float, saturation: float, hue: float, contrast_first: bool
+) -> torch.Tensor:
+    """Photometric distortion with given strengths; each step is clamped to 0..255.
+
+    Args:
+        image: float32 (3, height, width), RGB, 0..255.
+        brightness: added to all channels, 0 for none.
+        contrast: factor of all channels, 1 for none; before saturation and hue if `contrast_first`, else after them.
+        saturation: factor of HSV's saturation, 1 for none.
+        hue: degrees by which HSV's hue is turned, 0 for none.
+
+    Returns:
+        float32 (3, height, width), 0..255.
+    """
+    if brightness != 0:
+        image = (image + brightness).clamp_(0, 255)
+    if contrast != 1 and contrast_first:
+        image = (image * contrast).clamp_(0, 255)
+    if saturation != 1 or hue != 0:
+        image = _adjust_saturation_and_hue(image, saturation, hue)
+    if contrast != 1 and not contrast_first:
+        image = (image * contrast).clamp_(0, 255)
+    return image
+
+
+def draw_distortion(generator: torch.Generator) -> dict[str, float | bool]:
+    """Strengths for `distort`: each of the four steps happens with probability 0.5."""
+
+    def sometimes(low: float, high: float, otherwise: float) -> float:
+        happens, strength = _uniform(generator) < 0.5, _uniform(generator, low, high)
+        return strength if happens else otherwise
+
+    return {
+        "brightness": sometimes(-BRIGHTNESS_DELTA, BRIGHTNESS_DELTA, 0.0),
+        "contrast": sometimes(*CONTRAST_RANGE, 1.0),
+        "saturation": sometimes(*SATURATION_RANGE, 1.0),
+        "hue": sometimes(-HUE_DELTA_DEGREES, HUE_DELTA_DEGREES, 0.0),
+        "contrast_first": _uniform(generator) < 0.5,
+    }
+
+
+def _adjust_saturation_and_hue(image: torch.Tensor, saturation: float, hue: float) -> torch.Tensor:
+    # HSV's value is the largest channel and its chroma the distance to the smallest. Without a change of hue every
+    # channel keeps its place between the two, which spares the way through HSV.
+    red, green, blue = image
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    if hue == 0:
+        factor = (value / chroma.clamp(min=1e-3)).clamp_(max=saturation)
+        return value - (value - image) * factor
+    new_chroma = torch.minimum(chroma * saturation, value)
+    scale = chroma.clamp_(min=1e-3).reciprocal_()
+    sixths = torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale)
+    sixths = torch.where(value == red, (green - blue) * scale, sixths).add_(hue / 60).remainder_(6)
+    shares = torch.stack([(sixths - 3).abs_().sub_(1), 2 - (sixths - 2).abs_(), 2 - (sixths - 4).abs_()]).clamp_(0, 1)
+    return shares.sub_(1).mul_(new_chroma).add_(value)
+
+
+class TrainAugmentation:
+    """Random resize, crop, flip and photometric distortion, then padding to the crop's size.
+
+    The picture is resized to `scale` times a random ratio, keeping its proportions. Of the crops of the result that
+    are tried the first one is taken in which no label covers `cat_max_ratio` or more of the labelled pixels.
+
+    Args:
+        crop_size: side of the square result in pixels.
+        scale: bounds of the (long, short) side at ratio 1, in pixels.
+        ratio_range: least and largest ratio.
+        cat_max_ratio: the share of one label that a crop must stay below, of the pixels that are not ignored; 1
+            accepts every crop.
+        flip_probability: of a left-right flip.
+        photometric_distortion: whether brightness, contrast, saturation and hue are changed, each with
+            probability 0.5.
+    """
+
+    def __init__(
+        self,
+        crop_size: int = 512,
+        scale: tuple[int, int] = (2048, 512),
+        ratio_range: tuple[float, float] = (0.5, 2.0),
+        cat_max_ratio: float = 0.75,
+        flip_probability: float = 0.5,
+        photometric_distortion: bool = True,
+    ):
+        if crop_size < 1:
+            raise ValueError(f"crop_size is {crop_size}; a crop has at least 1 pixel a side.")
+        if not 0 < ratio_range[0] <= ratio_range[1]:
+            raise ValueError(
+                f"ratio_range is {tuple(ratio_range)}; give the least and the largest ratio, both above 0."
+            )
+        self.crop_size = crop_size
+        self.scale = scale
+        self.ratio_range = ratio_range
+        self.cat_max_ratio = cat_max_ratio
+        self.flip_probability = flip_probability
+        self.photometric_distortion = photometric_distortion
+
+    def __call__(
+        self, image: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augment one picture; all randomness comes from `generator`.
+
+        Args:
+            image: uint8 (3, height, width), RGB.
+            labels: uint8 (height, width), already reduced, 255 where ignored.
+
+        Returns:
+            uint8 (3, crop_size, crop_size), padded right and bottom with ImageNet's mean colour (124, 116, 104), and
+            uint8 (crop_size, crop_size), padded with 255.
+        """
+        ratio = _uniform(generator, *self.ratio_range)
+        size = keep_ratio_size(*labels.shape, tuple(int(side * ratio) for side in self.scale))
+        window, labels = self._choose_crop(labels, size, generator)
+        image = resized_crop(image, size, window)
+        if _uniform(generator) < self.flip_probability:
+            image, labels = F.horizontal_flip(image), F.horizontal_flip(labels)
+        if self.photometric_distortion:
+            image = distort(image, **draw_distortion(generator))
+        image = image.round_().to(torch.uint8)
+        return self._pad(image, labels)
+
+    def _choose_crop(self, labels: torch.Tensor, size: tuple[int, int], generator: torch.Generator):
+        # The originals look at ten crops and, when none will do, take an eleventh unseen.
+        for _ in range(CROP_TRIES):
+            window = self._draw_window(size, generator)
+            cropped = nearest_resized_crop(labels, size, window)
+            if self.cat_max_ratio >= 1 or self._is_varied(cropped):
+                return window, cropped
+        window = self._draw_window(size, generator)
+        return window, nearest_resized_crop(labels, size, window)
+
+    def _draw_window(self, size: tuple[int, int], generator: torch.Generator) -> tuple[int, int, int, int]:
+        height, width = (min(side, self.crop_size) for side in size)
+        top, left = (
+            int(torch.randint(side - shown + 1, (), generator=generator))
+            for side, shown in zip(size, (height, width), strict=True)
+        )
+        return top, left, height, width
+
+    def _is_varied(self, labels: torch.Tensor) -> bool:
+        counts = torch.bincount(labels.flatten(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+        largest, total = int(counts.max()), int(counts.sum())
+        return 0 < largest < total and largest < self.cat_max_ratio * total
+
+    def _pad(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = labels.shape
+        padding = [0, 0, self.crop_size - width, self.crop_size - height]
+        labels = F.pad(labels[None], padding, fill=IGNORE_INDEX)[0]
+        return F.pad(image, padding, fill=list(PADDING_COLOR)), labels
+
+
+def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()

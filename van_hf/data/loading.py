@@ -1,0 +1,362 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Segmentation datasets in one form, wherever they come from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from . import ade20k, scenes
+
+IMAGE_COLUMNS = ("image", "pixel_values", "img", "picture", "photo")
+MASK_COLUMNS = (
+    "annotation",
+    "label",
+    "labels",
+    "mask",
+    "segmentation_mask",
+    "segmentation_map",
+    "semantic_segmentation",
+    "seg_map",
+    "segmentation",
+    "annotations",
+    "gt",
+)
+TRAIN_SPLITS = ("train", "training")
+VALIDATION_SPLITS = ("validation", "val", "valid", "dev")
+MASK_FOLDERS = ("annotations", "masks", "labels")
+LABEL_NAMES_FILE = "id2label.json"
+# Labels are kept as uint8, in which 255 is the ignored one.
+MAX_LABELS = 255
+
+
+@dataclass(frozen=True)
+class SegmentationDataset:
+    """A dataset that is ready for training and evaluation.
+
+    Attributes:
+        name: what it was loaded as.
+        splits: "train" and "validation", with the columns `image` and `annotation` (`datasets.Image`, decoded when
+            asked for; annotations have one channel) and `scene_category` where there is one.
+        id2label: the label names by label id, 0..num_labels - 1, as they are after reduction.
+        do_reduce_labels: whether 0 in the annotations means "other", so that raw label k is label k - 1.
+        palette: [red, green, blue] in 0..255 for each label, or None.
+    """
+
+    name: str
+    splits: datasets.DatasetDict
+    id2label: dict[int, str]
+    do_reduce_labels: bool
+    palette: list[list[int]] | None
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a place holds, before splits and columns are chosen; `class_names` where the place settles them."""
+
+    splits: datasets.DatasetDict
+    class_names: tuple[str, ...] | None = None
+    zero_is_other: bool = False
+
+
+def load_segmentation_dataset(
+    name_or_path: str,
+    *,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    id2label: dict[int, str] | str | Path | int | None = None,
+    do_reduce_labels: bool | None = None,
+    train_split: str | None = None,
+    validation_split: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+) -> SegmentationDataset:
+    """Load a dataset of pictures and masks. Nothing is decoded before it is asked for.
+
+    Args:
+        name_or_path: one of
+
+            - "scenes": generated on this machine, see `van_hf.data.scenes`;
+            - "ade20k": the Hub's parquet copy of ADE20K's scene parsing benchmark;
+            - a folder with `images/{training,validation}` and the masks, of the same names up to the suffix, in
+              `annotations/{training,validation}`: the unpacked ADEChallengeData2016, or any other laid out like it
+              (`masks` or `labels`, `train` and `val` will do);
+            - any other folder that `datasets.load_from_disk` or `datasets.load_dataset` takes;
+            - any dataset on the Hub.
+        image_column: the column of the pictures. Guessed from its name by default.
+        mask_column: the column of the masks. Guessed from its name by default.
+        id2label: the label names {0: name, ...} as they are after reduction, a JSON file that holds them (an object or
+            a list), or a number of labels, which then go by numbers. By default they are looked for in
+            `id2label.json` in the folder or Hub repository, then in a column that lists class labels.
+        do_reduce_labels: whether 0 in the masks means "other": 0 becomes 255 (ignored) and k becomes k - 1. By default
+            True for "scenes", "ade20k" and ADEChallengeData2016, False for everything else.
+        train_split: what to train on, as `datasets` writes splits: "train", "train[:90%]". By default "train".
+        validation_split: what to validate on. By default "validation", "val", "valid" or "dev".
+        config_name: the configuration of a Hub dataset that has several.
+        revision: the branch, tag or commit of a Hub dataset. For "ade20k" one commit is the default.
+
+    Raises:
+        ValueError: there is no such dataset, or its columns, splits or label names are missing or not clear. The
+            message says what was found and what would do.
+    """
+    name = str(name_or_path)
+    source = _open(name, config_name, revision)
+    splits = _choose_splits(name, source.splits, train_split, validation_split)
+    splits = _choose_columns(name, splits, image_column, mask_column)
+    names = _find_label_names(name, source, id2label, revision)
+    if do_reduce_labels is None:
+        do_reduce_labels = source.zero_is_other
+    most = MAX_LABELS - do_reduce_labels
+    if len(names) > most:
+        raise ValueError(f"dataset {name!r} has {len(names)} labels; at most {most} fit beside 255 (ignored).")
+    colors = dict(zip(ade20k.CLASS_NAMES, ade20k.PALETTE, strict=True))
+    palette = [colors[label] for label in names.values()] if tuple(names.values()) == source.class_names else None
+    splits = splits.select_columns(
+        [c for c in ("image", "annotation", "scene_category") if c in splits["train"].features]
+    )
+    return SegmentationDataset(name, splits, names, do_reduce_labels, palette)
+
+
+def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
+    if name == "scenes":
+        return _Source(scenes.load_scenes(), scenes.CLASS_NAMES, zero_is_other=True)
+    if name == "ade20k":
+        splits = _load(
+            ade20k.HUB_REPOSITORY, data_files=ade20k.HUB_DATA_FILES, revision=revision or ade20k.HUB_REVISION
+        )
+        return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or name.startswith(("/", ".", "~")):
+            raise ValueError(f"dataset {name!r} is not a folder. {_WHAT_WOULD_DO}")
+        return _Source(_load(name, config_name, revision=revision))
+    if (folder / "images").is_dir() and _mask_folders(folder):
+        splits = _pair_folders(folder)
+        if _is_ade20k(folder):
+            return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True)
+        return _Source(splits)
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        saved = datasets.load_from_disk(str(folder))
+        return _Source(saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved))
+    return _Source(_load(str(folder), config_name))
+
+
+_WHAT_WOULD_DO = (
+    "What would do: 'scenes', 'ade20k', a folder (ADEChallengeData2016 or laid out like it, saved with "
+    "save_to_disk, or one that datasets.load_dataset takes), or the name of a Hub dataset."
+)
+
+
+def _load(path: str, config_name: str | None = None, **kwargs) -> datasets.DatasetDict:
+    try:
+        return datasets.load_dataset(path, config_name, **kwargs)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"dataset {path!r} could not be loaded: {error}\n{_WHAT_WOULD_DO} Of several configurations one is chosen "
+            "with config_name; a Hub dataset with a loading script often has a parquet copy at "
+            "revision='refs/convert/parquet'."
+        ) from error
+
+
+def _mask_folders(folder: Path) -> list[Path]:
+    return [folder / name for name in MASK_FOLDERS if (folder / name).is_dir()]
+
+
+def _is_ade20k(folder: Path) -> bool:
+    """Other datasets use ADE20K's layout too, but not its file names: ADE_train_00000001.jpg."""
+    if folder.resolve().name == "ADEChallengeData2016" or (folder / "objectInfo150.txt").exists():
+        return True
+    return any((folder / "images").glob("train*/ADE_train_*"))
+
+
+def _pair_folders(folder: Path) -> datasets.DatasetDict:
+    mask_folders = _mask_folders(folder)
+    if len(mask_folders) > 1:
+        found = ", ".join(path.name for path in mask_folders)
+        raise ValueError(f"{folder} has several folders of masks: {found}. Keep the one that goes with images/.")
+    splits = {}
+    for split_folder in sorted(path for path in (folder / "images").iterdir() if path.is_dir()):
+        masks_folder = mask_folders[0] / split_folder.name
+        if not masks_folder.is_dir():
+            raise ValueError(f"{split_folder} has no masks: there is no folder {masks_folder}.")
+        images, masks = _files_by_stem(split_folder), _files_by_stem(masks_folder)
+        for stem in sorted(images.keys() ^ masks.keys()):
+            lone, other = (images[stem], masks_folder) if stem in images else (masks[stem], split_folder)
+            raise ValueError(f"{lone} has no counterpart: no file {stem}.* in {other}. Add it, or remove this one.")
+        if not images:
+            raise ValueError(f"{split_folder} holds no pictures.")
+        stems = sorted(images)
+        columns = {"image": [str(images[s]) for s in stems], "annotation": [str(masks[s]) for s in stems]}
+        features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
+        splits[split_folder.name] = datasets.Dataset.from_dict(columns, features=features)
+    if not splits:
+        raise ValueError(
+            f"{folder / 'images'} has no split folders: expected training and validation (or train and val)."
+        )
+    return datasets.DatasetDict(splits)
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.stem in files:
+            raise ValueError(
+                f"{folder} holds both {files[path.stem].name} and {path.name}: names must differ before the suffix."
+            )
+        files[path.stem] = path
+    return files
+
+
+def _choose_splits(
+    name: str, splits: datasets.DatasetDict, train_split: str | None, validation_split: str | None
+) -> datasets.DatasetDict:
+    found = ", ".join(f"{split} ({data.num_rows} pictures)" for split, data in splits.items())
+    if train_split is None:
+        train_split = next((split for split in TRAIN_SPLITS if split in splits), None)
+        if train_split is None:
+            raise ValueError(f"dataset {name!r} has no split 'train'; found: {found}. Name one with train_split.")
+        if validation_split is not None and validation_split.partition("[")[0] == train_split:
+            raise ValueError(
+                f"validation_split={validation_split!r} comes from {train_split!r}, which is all trained on; give "
+                f"train_split the other part, such as '{train_split}[:90%]' beside '{train_split}[90%:]'."
+            )
+    if validation_split is None:
+        validation_split = next((split for split in VALIDATION_SPLITS if split in splits), None)
+        if validation_split is None:
+            raise ValueError(
+                f"dataset {name!r} has no split 'validation'; found: {found}. Name one with validation_split, or "
+                f"cut one off: train_split='{train_split}[:90%]', validation_split='{train_split}[90%:]'."
+            )
+    return datasets.DatasetDict(
+        train=_take_split(name, splits, "train_split", train_split),
+        validation=_take_split(name, splits, "validation_split", validation_split),
+    )
+
+
+def _take_split(name: str, splits: datasets.DatasetDict, argument: str, split: str) -> datasets.Dataset:
+    lengths = {key: data.num_rows for key, data in splits.items()}
+    try:
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
+        parts = [part for part in parts if part.from_ < part.to]
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{argument}={split!r} does not fit dataset {name!r} with the splits {lengths}: {error}"
+        ) from error
+    if not parts:
+        raise ValueError(f"{argument}={split!r} of dataset {name!r} is empty; it has the splits {lengths}.")
+    return datasets.concatenate_datasets([splits[part.splitname].select(range(part.from_, part.to)) for part in parts])
+
+
+def _choose_columns(
+    name: str, splits: datasets.DatasetDict, image_column: str | None, mask_column: str | None
+) -> datasets.DatasetDict:
+    features = splits["train"].features
+    image_column = _choose_column(name, features, "image_column", image_column, IMAGE_COLUMNS)
+    mask_column = _choose_column(name, features, "mask_column", mask_column, MASK_COLUMNS)
+    if image_column == mask_column:
+        raise ValueError(f"image_column and mask_column of dataset {name!r} are both {image_column!r}.")
+    kept = [image_column, mask_column]
+    if "scene_category" in features and "scene_category" not in kept:
+        kept.append("scene_category")
+    chosen = {}
+    for split, data in splits.items():
+        missing = [column for column in kept if column not in data.features]
+        if missing:
+            raise ValueError(f"dataset {name!r}: {split} lacks the columns {missing}, which train has.")
+        data = data.select_columns(kept).rename_columns({image_column: "image.", mask_column: "annotation."})
+        data = data.rename_columns({"image.": "image", "annotation.": "annotation"})
+        chosen[split] = data.cast_column("image", datasets.Image()).cast_column("annotation", datasets.Image())
+    return datasets.DatasetDict(chosen)
+
+
+def _choose_column(
+    name: str, features: datasets.Features, argument: str, column: str | None, candidates: tuple[str, ...]
+) -> str:
+    found = f"Found columns: {', '.join(f'{key} ({type(value).__name__})' for key, value in features.items())}."
+    if column is not None:
+        if not isinstance(features.get(column), datasets.Image):
+            raise ValueError(f"{argument}={column!r} is not a column of pictures of dataset {name!r}. {found}")
+        return column
+    fitting = [key for key in candidates if isinstance(features.get(key), datasets.Image)]
+    if len(fitting) != 1:
+        problem = (
+            f"several may be meant: {', '.join(fitting)}"
+            if fitting
+            else f"none goes by a usual name ({candidates[0]}, …)"
+        )
+        raise ValueError(
+            f"{argument} of dataset {name!r} is not clear, {problem}. {found} Name the one with {argument}."
+        )
+    return fitting[0]
+
+
+def _find_label_names(
+    name: str, source: _Source, id2label: dict[int, str] | str | Path | int | None, revision: str | None
+) -> dict[int, str]:
+    if id2label is not None:
+        return _read_id2label(id2label)
+    if source.class_names is not None:
+        return dict(enumerate(source.class_names))
+    folder = Path(name).expanduser()
+    file = folder / LABEL_NAMES_FILE if folder.is_dir() else _download_label_names(name, revision)
+    if file is not None and file.exists():
+        return _read_id2label(file)
+    features = next(iter(source.splits.values())).features
+    listed = {
+        tuple(f.feature.names)
+        for f in features.values()
+        if isinstance(getattr(f, "feature", None), datasets.ClassLabel)
+    }
+    if len(listed) == 1:
+        return dict(enumerate(listed.pop()))
+    raise ValueError(
+        f"dataset {name!r} has no label names: no {LABEL_NAMES_FILE} beside its data and "
+        f"{'several columns' if listed else 'no column'} of class labels. Give id2label: a dict {{0: name, ...}}, a "
+        "JSON file of it, or the number of labels."
+    )
+
+
+def _download_label_names(repository: str, revision: str | None) -> Path | None:
+    try:
+        return Path(hf_hub_download(repository, LABEL_NAMES_FILE, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError):
+        return None
+
+
+def _read_id2label(value: dict[int, str] | list[str] | str | Path | int) -> dict[int, str]:
+    """Label names by id from anything that `load_segmentation_dataset` takes as `id2label`."""
+    origin = "id2label"
+    if isinstance(value, (str, Path)):
+        origin = f"id2label file {value}"
+        try:
+            value = json.loads(Path(value).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
+    if isinstance(value, int):
+        value = [f"LABEL_{index}" for index in range(value)]
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    try:
+        names = {int(key): str(label) for key, label in value.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{origin} is {value!r}; expected label names by number, such as {{0: 'wall', 1: 'sky'}}."
+        ) from error
+    if not names or sorted(names) != list(range(len(names))):
+        raise ValueError(
+            f"{origin} numbers its {len(names)} labels {sorted(names)}; expected 0, 1, 2, … without gaps, as they are "
+            "after reduction: with do_reduce_labels raw label 1 is number 0, and 'other' and 'ignored' have no number."
+        )
+    return dict(sorted(names.items()))
