@@ -1,0 +1,118 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""examples/convert_checkpoint.py, as users call it."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from van_hf import VanForSemanticSegmentation, VanModel
+from van_hf.checkpoints import load_original_checkpoint
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "convert_checkpoint.py"
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_printed_lines_use_the_model(fixtures_dir, tmp_path):
+    done = run(fixtures_dir / "seed_upernet_van_tiny.pth", "converted", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "with UperNet and its auxiliary head" in done.stdout
+    assert "hidden_sizes [8, 16, 24, 32], depths [1, 2, 1, 1]" in done.stdout
+    num_parameters = sum(
+        p.numel() for p in VanForSemanticSegmentation.from_pretrained(tmp_path / "converted").parameters()
+    )
+    assert f"{num_parameters:,}" in done.stdout
+    assert "7: class_0, class_1" in done.stdout
+    assert os.listdir(tmp_path) == ["converted"]
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "picture.jpg")
+    lines = done.stdout.strip().splitlines()[-2:]
+    used = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert used.returncode == 0, used.stderr
+    assert "'label': 'class_" in used.stdout
+
+
+def main(*arguments):
+    """The script in this process: its exit status."""
+    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+
+
+def test_refused_checkpoints_leave_nothing(fixtures_dir, tmp_path):
+    (tmp_path / "cut.pth").write_bytes((fixtures_dir / "seed_fpn_van_tiny.pth").read_bytes()[:100_000])
+    done = run("cut.pth", "converted", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: cut.pth is truncated, damaged")
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert os.listdir(tmp_path) == ["cut.pth"]
+
+
+def test_missing_keys_leave_nothing(fixtures_dir, tmp_path, capsys):
+    state_dict, meta = load_original_checkpoint(fixtures_dir / "seed_fpn_van_tiny.pth")
+    del state_dict["neck.fpn_convs.1.conv.bias"]
+    torch.save({"state_dict": state_dict, "meta": meta}, tmp_path / "incomplete.pth")
+    assert main(tmp_path / "incomplete.pth", tmp_path / "converted") == 1
+    assert "Tensors missing: neck.fpn_convs.1.conv.bias" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["incomplete.pth"]
+
+
+def test_trust_pickle(fixtures_dir, tmp_path, capsys):
+    state_dict, meta = load_original_checkpoint(fixtures_dir / "seed_fpn_van_tiny.pth")
+    torch.save({"state_dict": state_dict, "meta": meta, "metric": np.float64(1)}, tmp_path / "objects.pth")
+    assert main(tmp_path / "objects.pth", tmp_path / "converted") == 1
+    assert "allow it with --trust_pickle" in capsys.readouterr().err
+    assert main(tmp_path / "objects.pth", tmp_path / "converted", "--trust_pickle") == 0
+    assert "with Semantic FPN" in capsys.readouterr().out
+
+
+def test_names_from_a_file(fixtures_dir, tmp_path, capsys):
+    checkpoint = fixtures_dir / "seed_classification_van_tiny.pth.tar"
+    names = tmp_path / "id2label.json"
+    names.write_text(json.dumps(dict(enumerate("abcde"))))
+    assert main(checkpoint, tmp_path / "converted", "--id2label", names) == 0
+    printed = capsys.readouterr().out
+    assert "classifier" in printed and "5: a, b, c, d, ..." in printed and '"image-classification"' in printed
+    assert json.loads((tmp_path / "converted" / "config.json").read_text())["label2id"]["e"] == 4
+
+
+@pytest.mark.parametrize("content", [None, "not json", '["a", "b"]', '{"first": "a"}'])
+def test_bad_names_file(fixtures_dir, tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "names.json").write_text(content)
+    checkpoint = fixtures_dir / "seed_classification_van_tiny.pth.tar"
+    assert main(checkpoint, tmp_path / "converted", "--id2label", tmp_path / "names.json") == 1
+    assert "names.json is no JSON file such as" in capsys.readouterr().err
+    assert not (tmp_path / "converted").exists()
+
+
+def test_a_folder_with_something_in_it_is_refused_first(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("precious")
+    assert main("does-not-matter.pth", tmp_path) == 1
+    assert f"{tmp_path} is not empty" in capsys.readouterr().err
+
+
+def test_backbone_only(fixtures_dir, tmp_path, capsys):
+    state_dict, _ = load_original_checkpoint(fixtures_dir / "seed_classification_van_tiny.pth.tar")
+    torch.save({key: value for key, value in state_dict.items() if not key.startswith("head.")}, tmp_path / "b.pth")
+    assert main(tmp_path / "b.pth", tmp_path / "converted") == 0
+    printed = capsys.readouterr().out
+    assert "backbone only: the file has no head" in printed
+    namespace = {}
+    exec("\n".join(printed.strip().splitlines()[-2:]), namespace)
+    assert namespace["model"].config.num_labels == 150
+    assert isinstance(namespace["model"].van, VanModel)

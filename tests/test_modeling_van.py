@@ -1,0 +1,423 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""One suite for all VAN models. A new decode head costs an entry in conftest.TINY_HEADS and a class like the last."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_HEADS, random_pixel_values, tiny_config
+from huggingface_hub import HfApi
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
+
+from van_hf import VanBackbone, VanForImageClassification, VanForSemanticSegmentation, VanModel
+from van_hf.checkpoints import convert_checkpoint
+
+ALL_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def build(model_class, config):
+    """A model with weights of a size that lets every term show, in evaluation mode."""
+    torch.manual_seed(0)
+    model = model_class(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(*((0.1, 0.3) if "scaling" in name else (0.5, 1.5)))
+    return model.eval()
+
+
+def first_output(outputs):
+    """What the tests compare: the logits, or the last feature map."""
+    if hasattr(outputs, "logits"):
+        return outputs.logits
+    return outputs.feature_maps[-1] if hasattr(outputs, "feature_maps") else outputs.last_hidden_state
+
+
+REMOTE_SCRIPT = """
+    import sys
+
+    sys.modules["van_hf"] = None  # importing it fails, as where it is not installed
+    import huggingface_hub
+    import torch
+    import transformers
+
+    huggingface_hub.HfApi.repo_exists = lambda *_: True  # AutoBackbone asks the Hub for a folder too
+    folder = sys.argv[1]
+    for line in open(f"{folder}/cases.txt"):
+        name, auto_class = line.split()
+        auto_class = getattr(transformers, auto_class)
+        model = auto_class.from_pretrained(f"{folder}/{name}", trust_remote_code=True)
+        assert type(model).__module__.startswith("transformers_modules."), type(model)
+        with torch.no_grad():
+            outputs = model(torch.load(f"{folder}/pixel_values.pt"))
+        outputs = outputs.logits if hasattr(outputs, "logits") else outputs[0]
+        torch.save(outputs[-1] if isinstance(outputs, tuple) else outputs, f"{folder}/{name}.pt")
+"""
+
+
+@pytest.fixture(scope="session")
+def remote_code_outputs(tmp_path_factory):
+    """For each suite a model and its output in a process that loads it by its saved code; one process for all."""
+    folder = tmp_path_factory.mktemp("remote_code")
+    suites = [TestVanModel, TestVanBackbone, TestVanForImageClassification, TestUperNet, TestSemanticFpn]
+    models = {suite.__name__: build(suite.model_class, suite().config()) for suite in suites}
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    (folder / "cases.txt").write_text("".join(f"{suite.__name__} {suite.auto_class.__name__}\n" for suite in suites))
+    torch.save(random_pixel_values(), folder / "pixel_values.pt")
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(REMOTE_SCRIPT), str(folder)],
+        check=True,
+        cwd=folder,
+        env={**os.environ, "HF_MODULES_CACHE": str(folder / "modules")},
+    )
+    return {name: (model, torch.load(folder / f"{name}.pt")) for name, model in models.items()}
+
+
+class ModelSuite:
+    """What every model does."""
+
+    model_class = None
+    auto_class = None
+    config_fields = {}
+
+    def config(self, **overrides):
+        return tiny_config(**{**self.config_fields, **overrides})
+
+    def expected_shape(self, batch, height, width):
+        """Shape of `first_output` for pictures of (batch, 3, height, width)."""
+
+    @pytest.fixture(scope="class")
+    def model(self):
+        return build(self.model_class, self.config())
+
+    @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47), (1, 5), (97, 64)])
+    def test_shapes_at_any_size(self, model, height, width):
+        with torch.no_grad():
+            outputs = model(torch.randn(2, 3, height, width), output_hidden_states=True)
+        assert first_output(outputs).shape == self.expected_shape(2, height, width)
+        for stage, hidden_states in enumerate(outputs.hidden_states):
+            stride = 4 * 2**stage
+            expected = (2, model.config.hidden_sizes[stage], -(-height // stride), -(-width // stride))
+            assert hidden_states.shape == expected
+
+    def test_hidden_states_only_when_asked(self, model, pixel_values):
+        assert model(pixel_values).hidden_states is None
+        assert len(model(pixel_values, output_hidden_states=True).hidden_states) == 4
+
+    def test_tuple_output(self, model, pixel_values):
+        outputs = model(pixel_values, return_dict=False)
+        first = outputs[0][-1] if isinstance(outputs[0], tuple) else outputs[0]
+        assert isinstance(outputs, tuple)
+        torch.testing.assert_close(first, first_output(model(pixel_values)))
+
+    @pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
+    def test_save_and_load(self, model, pixel_values, tmp_path, max_shard_size):
+        model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+        assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (max_shard_size == "20KB")
+        loaded, info = self.model_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info.values())
+        torch.testing.assert_close(first_output(loaded(pixel_values)), first_output(model(pixel_values)))
+
+    def test_auto_round_trip(self, model, pixel_values, tmp_path, monkeypatch):
+        monkeypatch.setattr(HfApi, "repo_exists", lambda *_: True)  # AutoBackbone asks the Hub for a folder too
+        model.save_pretrained(tmp_path)
+        loaded = self.auto_class.from_pretrained(tmp_path)
+        assert type(loaded) is self.model_class
+        assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
+        torch.testing.assert_close(first_output(loaded(pixel_values)), first_output(model(pixel_values)))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_weights(self, model, pixel_values, tmp_path, dtype):
+        model.save_pretrained(tmp_path)
+        half = self.model_class.from_pretrained(tmp_path, dtype=dtype)
+        with torch.no_grad():
+            outputs = first_output(half(pixel_values.to(dtype)))
+            expected = first_output(model(pixel_values))
+        assert outputs.dtype == dtype
+        error = (outputs.float() - expected).norm() / expected.norm()
+        assert error < (0.05 if dtype == torch.bfloat16 else 0.01)
+
+    def test_device_map(self, model, pixel_values, tmp_path):
+        model.save_pretrained(tmp_path)
+        loaded = self.model_class.from_pretrained(tmp_path, device_map={"": "cpu"})
+        torch.testing.assert_close(first_output(loaded(pixel_values)), first_output(model(pixel_values)))
+
+    def test_gradient_checkpointing_gives_the_same_gradients(self, pixel_values):
+        gradients = []
+        for checkpointing in (False, True):
+            model = build(self.model_class, self.config())
+            if checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+            for module in model.modules():  # dropout draws anew in each pass
+                if isinstance(module, torch.nn.Dropout2d):
+                    module.p = 0.0
+            first_output(model(pixel_values)).square().mean().backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+    def test_code_saved_with_the_model_needs_no_van_hf(self, remote_code_outputs, pixel_values):
+        model, outputs = remote_code_outputs[self.__class__.__name__]
+        torch.testing.assert_close(outputs, first_output(model(pixel_values)))
+
+    def test_missing_backbone_weights_are_an_error(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="does not hold .* of the backbone's weights.*encoder.stages.2.layers.1"):
+            self.model_class.from_pretrained(tmp_path, depths=[1, 2, 3, 1])
+        with pytest.raises(ValueError, match="other sizes.*encoder.stages.2"):
+            self.model_class.from_pretrained(
+                tmp_path, hidden_sizes=[8, 16, 28, 32], ignore_mismatched_sizes=True, out_features=None
+            )
+
+
+class SegmentationSuite(ModelSuite):
+    """What every decode head does."""
+
+    model_class = VanForSemanticSegmentation
+    auto_class = AutoModelForSemanticSegmentation
+
+    def expected_shape(self, batch, height, width):
+        return (batch, 7, -(-height // 4), -(-width // 4))
+
+    @pytest.fixture
+    def labels(self):
+        labels = torch.randint(0, 7, (2, 64, 96), generator=torch.Generator().manual_seed(1))
+        labels[:, :, :20] = 255
+        return labels
+
+    def test_loss_is_the_mean_over_valid_pixels_at_label_size(self, model, pixel_values, labels):
+        outputs = model(pixel_values, labels=labels)
+        scores = torch.nn.functional.interpolate(outputs.logits, size=(64, 96), mode="bilinear")
+        expected = torch.nn.functional.cross_entropy(scores, labels, ignore_index=255)
+        torch.testing.assert_close(outputs.loss, expected)
+
+    def test_labels_may_have_another_size_than_the_pictures(self, model, pixel_values):
+        loss = model(pixel_values, labels=torch.zeros(2, 31, 50, dtype=torch.long)).loss
+        assert loss.ndim == 0 and loss.isfinite()
+
+    def test_ignored_pixels_do_not_count(self, model, pixel_values, labels):
+        ignored = labels == 255
+        outputs = model(pixel_values, labels=labels)
+        scores = torch.nn.functional.interpolate(outputs.logits, size=(64, 96), mode="bilinear")
+        valid_only = torch.nn.functional.cross_entropy(scores.permute(0, 2, 3, 1)[~ignored], labels[~ignored])
+        torch.testing.assert_close(outputs.loss, valid_only)
+
+    def test_a_batch_without_valid_pixels_has_no_loss(self, model, pixel_values):
+        assert model(pixel_values, labels=torch.full((2, 64, 96), 255)).loss == 0
+
+    def test_every_parameter_gets_a_gradient(self, pixel_values, labels):
+        model = build(self.model_class, self.config()).train()
+        model(pixel_values, labels=labels).loss.backward()
+        without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert without == []
+
+    def test_initial_weights(self):
+        """The classifiers of mmsegmentation start at 0.01, so that the first loss is that of equal scores."""
+        torch.manual_seed(0)
+        model = self.model_class(self.config())
+        named = dict(model.named_parameters())
+        classifiers = torch.cat([p.flatten() for name, p in named.items() if name.endswith("classifier.weight")])
+        assert classifiers.std().item() == pytest.approx(0.01, rel=0.2)
+        assert model.van.encoder.stages[1].layers[0].mlp_scaling.weight.unique().item() == pytest.approx(0.01)
+        kernel = named["van.encoder.stages.3.embeddings.convolution.weight"]
+        assert kernel.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
+
+    def test_labels_out_of_range_are_refused(self, model, pixel_values, labels):
+        labels[0, 0, 50] = 7
+        with pytest.raises(ValueError, match=r"labels must lie in 0..6 or be 255, got ids from 0 to 7"):
+            model(pixel_values, labels=labels)
+
+    def test_labels_of_another_shape_are_refused(self, model, pixel_values, labels):
+        with pytest.raises(ValueError, match=r"labels must have the shape \(2, height, width\), got \(2, 1, 64, 96\)"):
+            model(pixel_values, labels=labels[:, None])
+
+    def test_two_labels_work_and_one_is_refused(self, pixel_values):
+        model = build(self.model_class, self.config(num_labels=2))
+        assert model(pixel_values, labels=torch.ones(2, 64, 96, dtype=torch.long)).loss.isfinite()
+        with pytest.raises(ValueError, match="num_labels must be 2 or more"):
+            self.model_class(self.config(num_labels=1))
+
+    def test_the_classifier_is_swapped_for_another_number_of_labels(self, model, pixel_values, tmp_path):
+        model.save_pretrained(tmp_path)
+        swapped, info = self.model_class.from_pretrained(
+            tmp_path, num_labels=3, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        assert {key.split(".")[-2] for key, *_ in info["mismatched_keys"]} == {"classifier"}
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert swapped(pixel_values).logits.shape == (2, 3, 16, 24)
+
+    def test_golden_outputs(self, fixtures_dir):
+        """The seed's own outputs on its own checkpoint, measured under mmsegmentation 0.26."""
+        golden = np.load(fixtures_dir / f"{self.golden_name}.npz")
+        model, _ = convert_checkpoint(fixtures_dir / f"{self.golden_name}.pth")
+        labels = torch.from_numpy(golden["labels"]).long()
+        outputs = model(torch.from_numpy(golden["pixel_values"]), labels=labels, output_hidden_states=True)
+        for stage, hidden_states in enumerate(outputs.hidden_states, start=1):
+            np.testing.assert_allclose(hidden_states.detach(), golden[f"stage{stage}"], atol=2e-5)
+        np.testing.assert_allclose(outputs.logits.detach(), golden["logits"], atol=5e-5)
+        # The original divides by the number of all pixels, ignored ones too.
+        valid_share = (labels != 255).double().mean()
+        np.testing.assert_allclose(outputs.loss.item() * valid_share, golden["loss_decode"], rtol=1e-6)
+
+
+class TestVanModel(ModelSuite):
+    model_class = VanModel
+    auto_class = AutoModel
+
+    def expected_shape(self, batch, height, width):
+        return (batch, 32, -(-height // 32), -(-width // 32))
+
+    def test_pooled_output_is_the_mean(self, model, pixel_values):
+        outputs = model(pixel_values)
+        torch.testing.assert_close(outputs.pooler_output, outputs.last_hidden_state.mean(dim=(2, 3)))
+
+    def test_stochastic_depth_grows_over_all_blocks(self):
+        model = VanModel(self.config(drop_path_rate=0.4))
+        rates = [layer.drop_path.drop_prob for stage in model.encoder.stages for layer in stage.layers]
+        assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+    def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean(self):
+        drop_path = VanModel(self.config(drop_path_rate=0.5)).encoder.stages[3].layers[0].drop_path.train()
+        torch.manual_seed(0)
+        dropped = drop_path(torch.ones(4000, 2, 3, 3))
+        per_sample = dropped.flatten(1)
+        assert set(dropped.unique().tolist()) == {0.0, 2.0}
+        assert (per_sample == per_sample[:, :1]).all()
+        assert dropped.mean() == pytest.approx(1.0, abs=0.05)
+
+
+class TestVanBackbone(ModelSuite):
+    model_class = VanBackbone
+    auto_class = AutoBackbone
+    config_fields = {"out_features": ALL_STAGES}
+
+    def expected_shape(self, batch, height, width):
+        return (batch, 32, -(-height // 32), -(-width // 32))
+
+    def test_channels_and_stages(self, pixel_values):
+        backbone = VanBackbone(self.config(out_features=["stage1", "stage3"]))
+        assert backbone.channels == [8, 24]
+        assert [tuple(maps.shape) for maps in backbone(pixel_values).feature_maps] == [(2, 8, 16, 24), (2, 24, 4, 6)]
+
+    def test_last_stage_by_default(self, pixel_values):
+        backbone = VanBackbone(self.config(out_features=None))
+        assert backbone.out_features == ["stage4"] and len(backbone(pixel_values).feature_maps) == 1
+
+    def test_inside_stock_upernet(self, pixel_values, tmp_path):
+        config = UperNetConfig(
+            backbone_config=self.config(), hidden_size=16, auxiliary_in_channels=24, auxiliary_channels=8, num_labels=7
+        )
+        model = UperNetForSemanticSegmentation(config)
+        labels = torch.randint(0, 7, (2, 64, 96))
+        model(pixel_values, labels=labels).loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        self.check_saved(model, UperNetForSemanticSegmentation, "logits", pixel_values, tmp_path)
+
+    def test_inside_stock_mask2former(self, pixel_values, tmp_path):
+        config = Mask2FormerConfig(
+            backbone_config=self.config(),
+            feature_size=32,
+            mask_feature_size=32,
+            hidden_dim=32,
+            encoder_feedforward_dim=16,
+            encoder_layers=1,
+            decoder_layers=2,
+            dim_feedforward=16,
+            num_attention_heads=2,
+            num_queries=5,
+            num_labels=7,
+        )
+        model = Mask2FormerForUniversalSegmentation(config)
+        mask_labels = [torch.ones(2, 64, 96), torch.ones(1, 64, 96)]
+        class_labels = [torch.tensor([0, 3]), torch.tensor([6])]
+        model(pixel_values, mask_labels=mask_labels, class_labels=class_labels).loss.backward()
+        backbone = model.model.pixel_level_module.encoder
+        assert all(p.grad is not None for p in backbone.parameters())
+        self.check_saved(model, Mask2FormerForUniversalSegmentation, "masks_queries_logits", pixel_values, tmp_path)
+
+    @staticmethod
+    def check_saved(model, model_class, output, pixel_values, folder):
+        model.eval().save_pretrained(folder)
+        loaded, info = model_class.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(pixel_values)[output], model(pixel_values)[output])
+
+
+class TestVanForImageClassification(ModelSuite):
+    model_class = VanForImageClassification
+    auto_class = AutoModelForImageClassification
+
+    def expected_shape(self, batch, height, width):
+        return (batch, 7)
+
+    def test_loss(self, model, pixel_values):
+        outputs = model(pixel_values, labels=torch.tensor([1, 6]))
+        expected = torch.nn.functional.cross_entropy(outputs.logits, torch.tensor([1, 6]))
+        torch.testing.assert_close(outputs.loss, expected)
+
+    def test_golden_outputs_of_the_old_hub_format(self, fixtures_dir):
+        """Outputs of transformers 4.57.6 on the checkpoint that it saved."""
+        golden = np.load(fixtures_dir / "hub_van_tiny" / "expected.npz")
+        model = VanForImageClassification.from_pretrained(fixtures_dir / "hub_van_tiny")
+        with torch.no_grad():
+            outputs = model(torch.from_numpy(golden["pixel_values"]), output_hidden_states=True)
+        np.testing.assert_allclose(outputs.logits, golden["logits"], atol=1e-5)
+        for idx, hidden_states in enumerate(outputs.hidden_states):
+            np.testing.assert_allclose(hidden_states, golden[f"hidden_state_{idx}"], atol=2e-5)
+
+
+class TestUperNet(SegmentationSuite):
+    config_fields = TINY_HEADS["upernet"]
+    golden_name = "seed_upernet_van_tiny"
+
+    def test_the_auxiliary_head_adds_its_loss_in_training_only(self, pixel_values):
+        labels = torch.randint(0, 7, (2, 64, 96))
+        model = build(self.model_class, self.config(classifier_dropout_prob=0.0)).train()
+        loss = model(pixel_values, labels=labels).loss
+        model.config.auxiliary_loss_weight = 0.0
+        loss_without = model(pixel_values, labels=labels).loss
+        features = model.van(pixel_values, output_hidden_states=True).hidden_states
+        scores = torch.nn.functional.interpolate(model.auxiliary_head(features), size=(64, 96), mode="bilinear")
+        expected = 0.4 * torch.nn.functional.cross_entropy(scores, labels)
+        torch.testing.assert_close(loss - loss_without, expected, rtol=1e-4, atol=1e-5)
+
+    def test_the_auxiliary_head_costs_nothing_at_inference(self, pixel_values):
+        model = build(self.model_class, self.config())
+        calls = []
+        model.auxiliary_head.register_forward_hook(lambda *_: calls.append(1))
+        model(pixel_values, labels=torch.zeros(2, 64, 96, dtype=torch.long))
+        model.train()(pixel_values)
+        assert calls == []
+
+    def test_without_auxiliary_head(self, model, pixel_values, tmp_path):
+        model.save_pretrained(tmp_path)
+        plain = self.model_class.from_pretrained(tmp_path, use_auxiliary_head=False)
+        assert plain.auxiliary_head is None
+        torch.testing.assert_close(plain(pixel_values).logits, model(pixel_values).logits)
+
+
+class TestSemanticFpn(SegmentationSuite):
+    config_fields = TINY_HEADS["semantic_fpn"]
+    golden_name = "seed_fpn_van_tiny"
+
+    def test_has_no_auxiliary_head(self, model):
+        assert model.auxiliary_head is None

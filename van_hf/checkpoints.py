@@ -1,0 +1,425 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Conversion of the authors' own checkpoints.
+
+Two formats are known: VAN-Segmentation's, which mmsegmentation wrote (`backbone.*`, `neck.*`, `decode_head.*`,
+`auxiliary_head.*`), and VAN-Classification's (`patch_embed1.*` to `head.*`). Checkpoints that transformers 4.57 saved
+need no conversion: `from_pretrained` takes them as they are.
+
+Every tensor is accounted for: a converted model has each tensor of the file, and none that the file has not.
+"""
+
+import logging
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torchvision.models import ResNet18_Weights
+from transformers import ConvNextImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .configuration_van import VAN_SIZES, VanConfig
+from .image_processing_van import VanImageProcessor
+from .modeling_van import VanForImageClassification, VanForSemanticSegmentation, VanModel, VanPreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+# Our names and the authors', as regular expressions and replacements that are applied in this order. <n> stands for
+# n + 1, for we count the stages from 0, they from 1; that is what transformers' `key_mapping` cannot express.
+BACKBONE_KEYS = (
+    (r"^(?:van\.)?encoder\.stages\.(\d+)\.embeddings\.convolution\.", r"backbone.patch_embed<\1>.proj."),
+    (r"^(?:van\.)?encoder\.stages\.(\d+)\.embeddings\.normalization\.", r"backbone.patch_embed<\1>.norm."),
+    (r"^(?:van\.)?encoder\.stages\.(\d+)\.normalization\.", r"backbone.norm<\1>."),
+    (r"^(?:van\.)?encoder\.stages\.(\d+)\.layers\.", r"backbone.block<\1>."),
+    (r"\.pre_normomalization\.", r".norm1."),
+    (r"\.attention\.pre_projection\.conv\.", r".attn.proj_1."),
+    (r"\.attention\.attention_layer\.attention\.depth_wise\.", r".attn.spatial_gating_unit.conv0."),
+    (r"\.attention\.attention_layer\.attention\.depth_wise_dilated\.", r".attn.spatial_gating_unit.conv_spatial."),
+    (r"\.attention\.attention_layer\.attention\.point_wise\.", r".attn.spatial_gating_unit.conv1."),
+    (r"\.attention\.post_projection\.", r".attn.proj_2."),
+    (r"\.attention_scaling\.weight$", r".layer_scale_1"),
+    (r"\.post_normalization\.", r".norm2."),
+    (r"\.mlp\.in_dense\.", r".mlp.fc1."),
+    (r"\.mlp\.depth_wise\.", r".mlp.dwconv.dwconv."),
+    (r"\.mlp\.out_dense\.", r".mlp.fc2."),
+    (r"\.mlp_scaling\.weight$", r".layer_scale_2"),
+)
+SEGMENTATION_KEYS = (
+    *BACKBONE_KEYS,
+    (r"^(decode_head|auxiliary_head)\.classifier\.", r"\1.conv_seg."),
+    # Semantic FPN's pyramid was a module of its own. UperNet's convolutions go by the same names, but have a `.conv.`.
+    (r"^decode_head\.(lateral_convs|fpn_convs)\.(\d+)\.(weight|bias)$", r"neck.\1.\2.conv.\3"),
+)
+CLASSIFICATION_KEYS = (
+    *BACKBONE_KEYS,
+    (r"^backbone\.", r""),
+    (r"^classifier\.", r"head."),
+)
+SEGMENTATION_PREFIXES = ("backbone.", "neck.", "decode_head.", "auxiliary_head.")
+# mmsegmentation's default, and all that the authors used. The checkpoints do not tell it, only how many there are.
+POOL_SCALES = (1, 2, 3, 6)
+INCOMPLETE = "a truncated or incomplete checkpoint of a VAN"
+
+
+def original_key(key: str, model_class: type[VanPreTrainedModel]) -> str:
+    """The authors' name of the parameter or buffer that `model_class` calls `key`."""
+    table = SEGMENTATION_KEYS if model_class is VanForSemanticSegmentation else CLASSIFICATION_KEYS
+    for pattern, replacement in table:
+        key = re.sub(pattern, replacement, key)
+    return re.sub(r"<(\d+)>", lambda match: str(int(match[1]) + 1), key)
+
+
+def convert_checkpoint(
+    path: str | os.PathLike, id2label: dict[int, str] | None = None, trust_pickle: bool = False
+) -> tuple[VanPreTrainedModel, BaseImageProcessor]:
+    """
+    Turns a checkpoint of the authors into a model and the image processor that belongs to it, in memory.
+
+    Args:
+        path: the file; see [`load_original_checkpoint`].
+        id2label: class names by label id, 0 to num_labels - 1; by default those in the file, or of the benchmark that
+            the number of labels tells: ADE20K for a segmentation model of 150, ImageNet for a classifier of 1000.
+        trust_pickle: whether to run the code that a pickle may carry.
+
+    Returns:
+        The model, float32, in evaluation mode, with its labels (and palette) in its configuration: a
+        [`VanForSemanticSegmentation`], a [`VanForImageClassification`] or, for a classifier's file without a `head`,
+        a [`VanModel`]. And the image processor of the authors' own evaluation.
+
+    Raises:
+        ValueError: the file cannot be read, is no checkpoint of a VAN, lacks tensors, or has some that do not belong.
+    """
+    state_dict, meta = load_original_checkpoint(path, trust_pickle=trust_pickle)
+    try:
+        model_class = infer_model_class(state_dict)
+        config = infer_config(state_dict)
+        if model_class is not VanModel:
+            set_labels(config, model_class, meta, id2label)
+        elif id2label is not None:
+            raise ValueError("the checkpoint is a backbone without a head, so that it has no labels for id2label")
+        with torch.device("meta"):
+            model = model_class(config)
+        converted = convert_state_dict(state_dict, model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    # Takes the file's tensors themselves, and makes the batch counters that files of old torch versions lack.
+    model.load_state_dict(converted, assign=True)
+    return model.eval(), default_image_processor(model_class)
+
+
+def load_original_checkpoint(
+    path: str | os.PathLike, trust_pickle: bool = False
+) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
+    """
+    Reads a checkpoint file: the tensors by the authors' names, and `meta`, in which mmsegmentation keeps class names.
+
+    Args:
+        path: a file that `torch.save` or safetensors wrote. The tensors lie at its top, under `state_dict` or, if it
+            has none, under `state_dict_ema`; their names may all start with `module.`.
+        trust_pickle: whether to unpickle whatever the file holds. That runs any code that the file's author put there.
+
+    Raises:
+        ValueError: there is no such file, it is no checkpoint, or holds more than tensors and plain containers.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the checkpoint file itself, such as a .pth or .pth.tar")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; download it again")
+    checkpoint = _read_file(path, trust_pickle)
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}; a checkpoint holds tensors by their names")
+    state_dict = checkpoint.get("state_dict", checkpoint.get("state_dict_ema", checkpoint))
+    if not isinstance(state_dict, Mapping) or not state_dict:
+        raise ValueError(f"{path} has no tensors under 'state_dict', but {state_dict!r:.80}")
+    others = [
+        name for name, value in state_dict.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
+    if others:
+        raise ValueError(
+            f"{path} is no checkpoint of a model; among its tensors are entries of another kind: {_listed(others)}"
+        )
+    if all(name.startswith("module.") for name in state_dict):
+        state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    meta = checkpoint.get("meta")
+    return dict(state_dict), meta if isinstance(meta, Mapping) else {}
+
+
+def _read_file(path: Path, trust_pickle: bool) -> Any:
+    # A memory map spares a copy of the weights; files from before torch 1.6 are no zip archives and cannot have one.
+    is_archive = zipfile.is_zipfile(path)
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=is_archive)
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be opened: {error}") from error
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path} holds objects of code that is not installed here: {error}") from error
+    except Exception as error:  # damaged files raise errors of any kind, KeyError and OSError among them
+        if foreign := _foreign_objects(path, error):
+            raise ValueError(
+                f"{path} holds more than tensors and plain containers: {_listed(foreign)}. Loading these can run any "
+                "code. If you trust the file's source, allow it with --trust_pickle (in Python, trust_pickle=True)"
+            ) from error
+        raise ValueError(f"{path} is truncated, damaged or no checkpoint at all; download it again") from error
+
+
+def _foreign_objects(path: Path, error: Exception) -> list[str]:
+    """The classes and functions over which `torch.load(weights_only=True)` stopped with `error`, if it was they."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return []
+    foreign = re.findall(r"GLOBAL (\S+) was not an allowed global", str(error))
+    if foreign and zipfile.is_zipfile(path):
+        # The error names the first one only; torch can list them all, in archives.
+        foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    return foreign
+
+
+def infer_model_class(state_dict: Mapping[str, torch.Tensor]) -> type[VanPreTrainedModel]:
+    """The class that an original checkpoint's tensors make; raises a `ValueError` if they are no VAN's."""
+    if any(".pre_normomalization." in key for key in state_dict):
+        raise ValueError(
+            "this is transformers' own format and needs no conversion: give the folder of the file and its "
+            f"config.json to from_pretrained. It has {_listed(state_dict)}"
+        )
+    if not any(re.match(r"(backbone\.)?(patch_embed|block)\d\.", key) for key in state_dict):
+        raise ValueError(f"this looks like a foreign model, not a VAN. It has {_listed(state_dict)}")
+    if any(key.startswith(SEGMENTATION_PREFIXES) for key in state_dict):
+        return VanForSemanticSegmentation
+    return VanForImageClassification if any(key.startswith("head.") for key in state_dict) else VanModel
+
+
+def infer_config(state_dict: Mapping[str, torch.Tensor]) -> VanConfig:
+    """
+    Works out the architecture from the tensors of an original checkpoint.
+
+    Strides, the pooling module's scales and the epsilons leave no trace in tensors and are the authors'; the rate of
+    stochastic depth is the published one of the size and decode head, 0 for other sizes and classifiers.
+
+    Args:
+        state_dict: all tensors by the authors' names; their shapes are looked at, so that the meta device will do.
+
+    Raises:
+        ValueError: tensors that tell the architecture are missing, or are of another kind.
+    """
+    model_class = infer_model_class(state_dict)
+    is_segmentation = model_class is VanForSemanticSegmentation
+    prefix = "backbone." if is_segmentation else ""
+    stems = [f"{prefix}patch_embed{stage}.proj.weight" for stage in (1, 2, 3, 4)]
+    expansions = [f"{prefix}block{stage}.0.mlp.fc1.weight" for stage in (1, 2, 3, 4)]
+    _require(state_dict, stems + expansions, ndim=4)
+    hidden_sizes = [state_dict[key].shape[0] for key in stems]
+    fields = {
+        "num_channels": state_dict[stems[0]].shape[1],
+        "patch_sizes": [state_dict[key].shape[-1] for key in stems],
+        "hidden_sizes": hidden_sizes,
+        "depths": _count_blocks(state_dict, prefix),
+        "mlp_ratios": [state_dict[key].shape[0] // size for key, size in zip(expansions, hidden_sizes, strict=True)],
+        "layer_norm_eps": 1e-5 if is_segmentation else 1e-6,
+    }
+    if is_segmentation:
+        fields |= _infer_heads(state_dict)
+        size = published_size(fields["hidden_sizes"], fields["depths"])
+        fields["drop_path_rate"] = VAN_SIZES[size][2][fields["decode_head"]] if size else 0.0
+    elif model_class is VanForImageClassification:
+        _require(state_dict, ["head.weight"], ndim=2)
+        fields["num_labels"] = state_dict["head.weight"].shape[0]
+    return VanConfig(**fields)
+
+
+def _count_blocks(state_dict: Mapping[str, torch.Tensor], prefix: str) -> list[int]:
+    """Blocks of each stage, up to the last that has a tensor; gaps before it show as missing keys later."""
+    last_blocks = [0, 0, 0, 0]
+    for key in state_dict:
+        if match := re.match(re.escape(prefix) + r"block([1-4])\.(\d+)\.", key):
+            stage, block = int(match[1]) - 1, int(match[2])
+            last_blocks[stage] = max(last_blocks[stage], block)
+    return [last + 1 for last in last_blocks]
+
+
+def _infer_heads(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The fields of the decode and auxiliary heads."""
+    has_neck = any(key.startswith("neck.") for key in state_dict)
+    pools = {key.split(".")[2] for key in state_dict if key.startswith("decode_head.psp_modules.")}
+    if has_neck == bool(pools):
+        heads = [key for key in state_dict if not key.startswith("backbone.")]
+        raise ValueError(
+            "the decode head is neither UperNet (decode_head.psp_modules.*) nor Semantic FPN (neck.*); besides the "
+            f"backbone there {'is nothing' if not heads else 'are ' + _listed(heads)}"
+        )
+    _require(state_dict, ["decode_head.conv_seg.weight"], ndim=4)
+    num_labels, decoder_hidden_size = state_dict["decode_head.conv_seg.weight"].shape[:2]
+    fields = {"num_labels": num_labels, "decoder_hidden_size": decoder_hidden_size}
+    if has_neck:
+        _require(state_dict, ["neck.lateral_convs.0.conv.weight"], ndim=4)
+        fpn_hidden_size = state_dict["neck.lateral_convs.0.conv.weight"].shape[0]
+        return {**fields, "decode_head": "semantic_fpn", "fpn_hidden_size": fpn_hidden_size}
+    if len(pools) != len(POOL_SCALES):
+        raise ValueError(
+            f"decode_head.psp_modules has {len(pools)} scales ({', '.join(sorted(pools))}); only the authors' "
+            f"{len(POOL_SCALES)} are known ({', '.join(map(str, POOL_SCALES))})"
+        )
+    fields |= {"decode_head": "upernet", "pool_scales": list(POOL_SCALES), "use_auxiliary_head": False}
+    if any(key.startswith("auxiliary_head.") for key in state_dict):
+        _require(state_dict, ["auxiliary_head.conv_seg.weight"], ndim=4)
+        auxiliary_hidden_size = state_dict["auxiliary_head.conv_seg.weight"].shape[1]
+        fields |= {"use_auxiliary_head": True, "auxiliary_hidden_size": auxiliary_hidden_size}
+    return fields
+
+
+def published_size(hidden_sizes: list[int], depths: list[int]) -> str | None:
+    """`"b0"` to `"b6"` if the authors published a VAN of these channels and blocks per stage, or None."""
+    for size, (published_hidden_sizes, published_depths, _) in VAN_SIZES.items():
+        if (list(hidden_sizes), list(depths)) == (published_hidden_sizes, published_depths):
+            return size
+    return None
+
+
+def convert_state_dict(state_dict: Mapping[str, torch.Tensor], model: VanPreTrainedModel) -> dict[str, torch.Tensor]:
+    """
+    The tensors of an original checkpoint by the names they have in `model`, floating-point ones as float32.
+
+    Args:
+        state_dict: all tensors by the authors' names.
+        model: a model of the same architecture, of which names and shapes are looked at (the meta device will do).
+
+    Raises:
+        ValueError: tensors are missing, too many or of other shapes; it lists them by the authors' names. BatchNorm's
+            `num_batches_tracked`, which old versions of torch did not save, may be missing.
+    """
+    expected = model.state_dict()
+    our_keys = {original_key(key, type(model)): key for key in expected}
+    missing = [key for key in our_keys if key not in state_dict and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in state_dict if key not in our_keys]
+    mismatched = [
+        f"{key} {list(tensor.shape)} instead of {list(expected[our_keys[key]].shape)}"
+        for key, tensor in state_dict.items()
+        if key in our_keys and tensor.shape != expected[our_keys[key]].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+    if any(problems.values()):
+        looks_like = "a foreign or changed model" if unexpected or mismatched else INCOMPLETE
+        faults = "; ".join(f"{name}: {_listed(keys)}" for name, keys in problems.items() if keys)
+        raise ValueError(f"this looks like {looks_like}. Tensors {faults}")
+    return {
+        our_keys[key]: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+        for key, tensor in state_dict.items()
+    }
+
+
+def set_labels(
+    config: VanConfig, model_class: type[VanPreTrainedModel], meta: Mapping[str, Any], id2label: dict[int, str] | None
+):
+    """
+    Sets `id2label`, `label2id` and `palette` of `config`: from `id2label`, else from the `CLASSES` and `PALETTE` in
+    `meta`, else ADE20K's or ImageNet's where their number fits. Without any of these the names stay LABEL_0, LABEL_1
+    and so on, and a warning says so. The palette is that in `meta`, else ADE20K's if the names are.
+
+    Raises:
+        ValueError: the names are not as many as `config.num_labels`.
+    """
+    if id2label is not None:
+        source, names = "id2label", [id2label[idx] for idx in sorted(id2label)]
+        if sorted(id2label) != list(range(len(names))):
+            raise ValueError(f"id2label must number the labels 0 to {config.num_labels - 1}, got {_listed(id2label)}")
+    else:
+        source, names = "meta['CLASSES']", list(meta.get("CLASSES") or _benchmark_names(config, model_class))
+    if not names:
+        logger.warning(
+            "The checkpoint has no class names and %d labels, so that they are called LABEL_0 to LABEL_%d. "
+            "Give the names with --id2label (in Python, id2label).",
+            config.num_labels,
+            config.num_labels - 1,
+        )
+        names = list(config.id2label.values())
+    if len(names) != config.num_labels:
+        raise ValueError(f"{source} has {len(names)} names, but the model has {config.num_labels} labels")
+    config.id2label = {idx: str(name).strip() for idx, name in enumerate(names)}
+    config.label2id = {name: idx for idx, name in config.id2label.items()}
+    if model_class is VanForSemanticSegmentation:
+        config.palette = _find_palette(meta, list(config.id2label.values()))
+
+
+def _benchmark_names(config: VanConfig, model_class: type[VanPreTrainedModel]) -> list[str]:
+    if model_class is VanForSemanticSegmentation and config.num_labels == 150:
+        from .data.ade20k import CLASS_NAMES
+
+        return list(CLASS_NAMES)
+    if model_class is VanForImageClassification and config.num_labels == 1000:
+        return ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    return []
+
+
+def _find_palette(meta: Mapping[str, Any], names: list[str]) -> list[list[int]] | None:
+    from .data.ade20k import CLASS_NAMES, PALETTE
+
+    if meta.get("PALETTE") is not None:
+        return [[int(value) for value in colour] for colour in meta["PALETTE"]]
+    return PALETTE if names == list(CLASS_NAMES) else None
+
+
+def default_image_processor(model_class: type[VanPreTrainedModel]) -> BaseImageProcessor:
+    """The authors' evaluation pipeline: [`VanImageProcessor`] for segmentation; for classifiers the short side to 248
+    pixels, bicubic with antialiasing, and the middle 224x224, which is ConvNeXt's too."""
+    if model_class is VanForSemanticSegmentation:
+        return VanImageProcessor()
+    return ConvNextImageProcessor(
+        size={"shortest_edge": 224}, crop_pct=0.9, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
+    )
+
+
+def check_output_dir(output_dir: str | os.PathLike):
+    """Raises a `ValueError` unless `output_dir` is a folder that is empty or not there yet."""
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{output_dir} is a file; give a new or empty folder to write to")
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise ValueError(f"{output_dir} is not empty, and nothing in it shall be lost; give a new or empty folder")
+
+
+def save_converted(model: VanPreTrainedModel, image_processor: BaseImageProcessor, output_dir: str | os.PathLike):
+    """
+    Saves both into `output_dir`, which must be new or empty: wholly or, whatever happens meanwhile, not at all.
+
+    Raises:
+        ValueError: `output_dir` is a file, or holds something.
+    """
+    check_output_dir(output_dir)
+    output_dir = Path(output_dir).resolve()
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as temporary:
+        # A folder inside, as the temporary one itself is closed to other users.
+        complete = Path(temporary) / output_dir.name
+        model.save_pretrained(complete)
+        image_processor.save_pretrained(complete)
+        if output_dir.is_dir():
+            output_dir.rmdir()
+        complete.rename(output_dir)
+
+
+def _require(state_dict: Mapping[str, torch.Tensor], keys: list[str], ndim: int):
+    """Raises a `ValueError` that lists those of `keys` that are missing or have another number of dimensions."""
+    missing = [key for key in keys if key not in state_dict]
+    if missing:
+        raise ValueError(f"this looks like {INCOMPLETE}. Tensors missing: {_listed(missing)}")
+    others = [f"{key} {list(state_dict[key].shape)}" for key in keys if state_dict[key].ndim != ndim]
+    if others:
+        raise ValueError(f"this looks like a foreign model. Tensors without {ndim} dimensions: {_listed(others)}")
+
+
+def _listed(keys: Iterable) -> str:
+    """The first five of `keys`, and how many there are if they are more."""
+    keys = [str(key) for key in keys]
+    shown = ", ".join(keys[:5])
+    return shown if len(keys) <= 5 else f"{shown}, ... ({len(keys)} in all)"
