@@ -75,7 +75,7 @@ def remote_code_outputs(tmp_path_factory):
     """For each suite a model and its output in a process that loads it by its saved code; one process for all."""
     folder = tmp_path_factory.mktemp("remote_code")
     suites = [TestVanModel, TestVanBackbone, TestVanForImageClassification, TestUperNet, TestSemanticFpn]
-    models = {suite.__name__: build(suite.model_class, suite().config()) for suite in suites}
+    models = {suite.__name__: build(suite.model_class, suite.config()) for suite in suites}
     for name, model in models.items():
         model.save_pretrained(folder / name)
     (folder / "cases.txt").write_text("".join(f"{suite.__name__} {suite.auto_class.__name__}\n" for suite in suites))
@@ -96,15 +96,17 @@ class ModelSuite:
     auto_class = None
     config_fields = {}
 
-    def config(self, **overrides):
-        return tiny_config(**{**self.config_fields, **overrides})
+    @classmethod
+    def config(cls, **overrides):
+        return tiny_config(**{**cls.config_fields, **overrides})
 
     def expected_shape(self, batch, height, width):
         """Shape of `first_output` for pictures of (batch, 3, height, width)."""
 
     @pytest.fixture(scope="class")
-    def model(self):
-        return build(self.model_class, self.config())
+    @classmethod
+    def model(cls):
+        return build(cls.model_class, cls.config())
 
     @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47), (1, 5), (97, 64)])
     def test_shapes_at_any_size(self, model, height, width):
