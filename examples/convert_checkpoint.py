@@ -14,6 +14,7 @@ import sys
 
 from van_hf import VanForImageClassification, VanForSemanticSegmentation, VanPreTrainedModel
 from van_hf.checkpoints import check_output_dir, convert_checkpoint, published_size, save_converted
+from van_hf.data.loading import read_id2label
 
 HEAD_NAMES = {"upernet": "UperNet", "semantic_fpn": "Semantic FPN"}
 
@@ -35,17 +36,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "only for files whose source you trust.",
     )
     return parser.parse_args(argv)
-
-
-def read_id2label(path: str) -> dict[int, str]:
-    """Class names by label id, of a JSON object."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return {int(idx): name for idx, name in json.load(file).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f'--id2label {path} is no JSON file such as {{"0": "wall", "1": "building"}}: {error}'
-        ) from error
 
 
 def describe(model: VanPreTrainedModel) -> str:

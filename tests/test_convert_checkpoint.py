@@ -90,13 +90,21 @@ def test_names_from_a_file(fixtures_dir, tmp_path, capsys):
     assert json.loads((tmp_path / "converted" / "config.json").read_text())["label2id"]["e"] == 4
 
 
-@pytest.mark.parametrize("content", [None, "not json", '["a", "b"]', '{"first": "a"}'])
-def test_bad_names_file(fixtures_dir, tmp_path, capsys, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "names.json cannot be read as JSON"),
+        ("not json", "names.json cannot be read as JSON"),
+        ('["a", "b"]', "id2label has 2 names, but the model has 5 labels"),
+        ('{"first": "a"}', "expected label names by number"),
+    ],
+)
+def test_bad_names_file(fixtures_dir, tmp_path, capsys, content, message):
     if content is not None:
         (tmp_path / "names.json").write_text(content)
     checkpoint = fixtures_dir / "seed_classification_van_tiny.pth.tar"
     assert main(checkpoint, tmp_path / "converted", "--id2label", tmp_path / "names.json") == 1
-    assert "names.json is no JSON file such as" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "converted").exists()
 
 

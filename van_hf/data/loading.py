@@ -306,13 +306,13 @@ def _find_label_names(
     name: str, source: _Source, id2label: dict[int, str] | str | Path | int | None, revision: str | None
 ) -> dict[int, str]:
     if id2label is not None:
-        return _read_id2label(id2label)
+        return read_id2label(id2label)
     if source.class_names is not None:
         return dict(enumerate(source.class_names))
     folder = Path(name).expanduser()
     file = folder / LABEL_NAMES_FILE if folder.is_dir() else _download_label_names(name, revision)
     if file is not None and file.exists():
-        return _read_id2label(file)
+        return read_id2label(file)
     features = next(iter(source.splits.values())).features
     listed = {
         tuple(f.feature.names)
@@ -335,8 +335,12 @@ def _download_label_names(repository: str, revision: str | None) -> Path | None:
         return None
 
 
-def _read_id2label(value: dict[int, str] | list[str] | str | Path | int) -> dict[int, str]:
-    """Label names by id from anything that `load_segmentation_dataset` takes as `id2label`."""
+def read_id2label(value: dict[int, str] | list[str] | str | Path | int) -> dict[int, str]:
+    """Label names {0: name, ...} from anything that `load_segmentation_dataset` takes as `id2label`.
+
+    Raises:
+        ValueError: the file cannot be read, or the ids are not 0, 1, 2 and so on.
+    """
     origin = "id2label"
     if isinstance(value, (str, Path)):
         origin = f"id2label file {value}"
