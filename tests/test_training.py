@@ -1,0 +1,157 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf.checkpoints import original_key
+from van_hf.training import (
+    RECIPES,
+    TrainingHistory,
+    complete_checkpoints,
+    create_ema,
+    create_optimizer,
+    create_scheduler,
+    learning_rate_factor,
+    parameter_groups,
+    save_checkpoint,
+)
+
+FIXTURES = Path(__file__).parent / "fixtures"
+ORIGINAL_RECIPES = json.loads((FIXTURES / "recipes.json").read_text())
+LEARNING_RATES = json.loads((FIXTURES / "learning_rates.json").read_text())
+DEFAULT_BETAS = [0.9, 0.999]
+
+
+def recipe_name(original_name: str, original: dict) -> str:
+    if original_name.startswith("fpn"):
+        return "semantic_fpn_40k"
+    return "upernet_160k_batch32" if original["images_per_gpu"] == 4 else "upernet_160k"
+
+
+@pytest.mark.parametrize("original_name", ORIGINAL_RECIPES)
+def test_recipes_are_the_originals(original_name):
+    original = ORIGINAL_RECIPES[original_name]
+    recipe = RECIPES[recipe_name(original_name, original)]
+    optimizer, schedule = original["optimizer"], original["lr_config"]
+    exempt = optimizer.get("paramwise_cfg", {}).get("custom_keys", {})
+
+    assert recipe.decode_head == ("semantic_fpn" if original_name.startswith("fpn") else "upernet")
+    assert recipe.learning_rate == optimizer["lr"]
+    assert recipe.weight_decay == optimizer["weight_decay"]
+    assert list(recipe.betas) == optimizer.get("betas", DEFAULT_BETAS)
+    # The other two names belong to position embeddings, which VAN has not.
+    assert list(recipe.no_decay) == [name for name in exempt if name == "norm"]
+    assert recipe.total_train_batch_size == original["images_per_gpu"] * original["gpus"]
+    assert recipe.max_train_steps == original["max_iters"]
+    assert recipe.eval_steps == original["evaluation"]["interval"]
+    assert recipe.power == schedule["power"]
+    assert recipe.warmup_steps == schedule.get("warmup_iters", 0)
+    assert recipe.warmup_steps == 0 or recipe.warmup_ratio == schedule["warmup_ratio"]
+
+
+@pytest.mark.parametrize("name", LEARNING_RATES)
+def test_learning_rates_are_the_originals(name):
+    recipe = RECIPES[name]
+    for step, expected in LEARNING_RATES[name]:
+        assert recipe.learning_rate * learning_rate_factor(step, recipe) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_scheduler_sets_the_rate_of_each_step():
+    recipe = replace(RECIPES["upernet_160k"], max_train_steps=10, warmup_steps=3)
+    optimizer = create_optimizer(nn.Linear(2, 2), recipe)
+    scheduler = create_scheduler(optimizer, recipe)
+    for step in range(10):
+        expected = recipe.learning_rate * learning_rate_factor(step, recipe)
+        assert [group["lr"] for group in optimizer.param_groups] == [expected]
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_weight_decay_is_that_of_the_upernet_recipe():
+    expected = json.loads((FIXTURES / "weight_decay_upernet_b0.json").read_text())
+    with torch.device("meta"):
+        model = VanForSemanticSegmentation(VanConfig.from_size("b0"))
+    recipe = RECIPES["upernet_160k"]
+    decayed, exempt = parameter_groups(model, recipe.weight_decay, recipe.no_decay)
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
+
+    original_names = {id(p): original_key(name, type(model)) for name, p in model.named_parameters()}
+    assert sorted(original_names[id(p)] for p in exempt["params"]) == expected["no_weight_decay"]
+    assert sorted(original_names[id(p)] for p in decayed["params"]) == sorted(expected["weight_decay_0.01"])
+
+
+def test_groups_leave_out_frozen_parameters_and_empty_groups():
+    model = nn.Linear(2, 3)
+    model.bias.requires_grad_(False)
+    (group,) = parameter_groups(model, 0.1)
+    assert group["weight_decay"] == 0.1
+    assert group["params"] == [model.weight]
+
+
+def test_fpn_recipe_decays_everything():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    optimizer = create_optimizer(model, RECIPES["semantic_fpn_40k"])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4]
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_ema_averages_weights_and_running_statistics():
+    model = nn.BatchNorm1d(1)
+    ema = create_ema(model, decay=0.75)
+    with torch.no_grad():
+        for value in (1.0, 2.0, 4.0):
+            model.weight.fill_(value)
+            model.running_mean.fill_(10 * value)
+            ema.update_parameters(model)
+    expected = 0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 4
+    assert ema.module.weight.item() == pytest.approx(expected)
+    assert ema.module.running_mean.item() == pytest.approx(10 * expected)
+    assert not ema.module.weight.requires_grad
+
+
+def test_history_survives_its_state_dict():
+    history = TrainingHistory()
+    assert history.last_step == 0
+    history.add_step(1.5, 0.1)
+    history.add_step(1.25, 0.2)
+    history.evaluations.append({"step": 2, "mean_iou": 0.5})
+    history.seconds = 3.0
+
+    restored = TrainingHistory()
+    restored.load_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert restored == history
+    assert restored.last_step == 2
+    assert restored.steps == [1, 2]
+
+
+def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    model = accelerator.prepare(nn.Linear(2, 2))
+    for step in (9, 10, 11):
+        model.weight.data.fill_(step)
+        save_checkpoint(accelerator, tmp_path, step, {"seed": 0}, total_limit=2)
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-11"]
+    assert json.loads((tmp_path / "checkpoint-11" / "run.json").read_text()) == {"seed": 0}
+
+    def fail(folder):
+        Path(folder).mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accelerator, "save_state", fail)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(accelerator, tmp_path, 12, {}, total_limit=2)
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-11"]
+
+    save_checkpoint(accelerator, tmp_path, 12, {}, total_limit=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-11", "checkpoint-12"]
+    accelerator.load_state(str(tmp_path / "checkpoint-11"))
+    assert model.weight.unique().tolist() == [11]

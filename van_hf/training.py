@@ -1,0 +1,247 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""How VAN segmentation models are trained: recipes, optimizer, schedule, weight average, history, checkpoints."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training recipe: everything that decides how a model is trained, but not which model and which data.
+
+    Args:
+        decode_head: Decode head that the recipe belongs to, `"upernet"` or `"semantic_fpn"`.
+        learning_rate: AdamW's peak learning rate.
+        weight_decay: AdamW's decoupled weight decay.
+        betas: AdamW's decay rates of the two moment estimates.
+        no_decay: Parameters whose name holds one of these strings are not decayed.
+        power: Exponent of the polynomial decay of the learning rate to zero.
+        warmup_steps: Optimizer steps of linear warmup, 0 for none.
+        warmup_ratio: Share of the learning rate that the warmup starts from.
+        max_train_steps: Optimizer steps of the whole run.
+        total_train_batch_size: Images per optimizer step, over all devices and accumulated batches.
+        crop_size: Side of the square training crop, in pixels.
+        image_scale: `(longest, shortest)` edge in pixels that images are resized to, keeping their ratio: before the
+            random scaling of training, and in evaluation.
+        ratio_range: `(least, largest)` of the random scaling in training.
+        photometric_distortion: Whether colours are distorted in training.
+        eval_steps: Optimizer steps between two evaluations.
+    """
+
+    decode_head: str
+    learning_rate: float
+    weight_decay: float
+    max_train_steps: int
+    total_train_batch_size: int
+    eval_steps: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    no_decay: tuple[str, ...] = ()
+    power: float = 1.0
+    warmup_steps: int = 0
+    warmup_ratio: float = 1e-6
+    crop_size: int = 512
+    image_scale: tuple[int, int] = (2048, 512)
+    ratio_range: tuple[float, float] = (0.5, 2.0)
+    photometric_distortion: bool = True
+
+
+_UPERNET_160K = Recipe(
+    decode_head="upernet",
+    learning_rate=6e-5,
+    weight_decay=0.01,
+    no_decay=("norm",),
+    warmup_steps=1500,
+    max_train_steps=160_000,
+    total_train_batch_size=16,
+    eval_steps=16_000,
+)
+
+RECIPES = {
+    # Small enough for two CPU cores; goes with the generated dataset "scenes".
+    "scenes": Recipe(
+        decode_head="upernet",
+        learning_rate=4e-3,
+        weight_decay=0.01,
+        no_decay=("norm",),
+        warmup_steps=50,
+        max_train_steps=900,
+        total_train_batch_size=8,
+        crop_size=128,
+        image_scale=(512, 160),
+        ratio_range=(0.75, 1.5),
+        photometric_distortion=False,
+        eval_steps=300,
+    ),
+    # The authors' configurations for ADE20K (VAN-Segmentation, mmsegmentation 0.26), on 8 GPUs.
+    "upernet_160k": _UPERNET_160K,
+    # What the authors used for B4: 4 instead of 2 images per GPU, all else unchanged.
+    "upernet_160k_batch32": replace(_UPERNET_160K, total_train_batch_size=32),
+    "semantic_fpn_40k": Recipe(
+        decode_head="semantic_fpn",
+        learning_rate=2e-4,
+        weight_decay=1e-4,
+        power=0.9,
+        max_train_steps=40_000,
+        total_train_batch_size=32,
+        eval_steps=4_000,
+    ),
+}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[str] = ("norm",)) -> list[dict]:
+    """Splits a model's trainable parameters into AdamW's groups with and without weight decay.
+
+    The rule is by name, as in the authors' recipe: the backbone's normalization layers are not decayed, the decode
+    heads' BatchNorms, which are called `bn`, and all biases are.
+
+    Args:
+        model: Model whose parameters with `requires_grad` are taken.
+        weight_decay: Weight decay of the first group.
+        no_decay: Parameters whose dotted name holds one of these strings go into the second group.
+
+    Returns:
+        One or two groups `{"params": [...], "weight_decay": ...}`; a group without parameters is left out.
+    """
+    no_decay = tuple(no_decay)
+    decayed, exempt = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (exempt if any(part in name for part in no_decay) else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Returns the recipe's AdamW over a model's trainable parameters."""
+    groups = parameter_groups(model, recipe.weight_decay, recipe.no_decay)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Returns the learning rate at a step as a share of the peak: polynomial decay times linear warmup.
+
+    This is mmcv's "poly" policy with linear warmup by iteration: the decay runs from step 0, and the warmup scales
+    what the decay gives.
+
+    Args:
+        step: Number of optimizer steps already taken, 0 to `recipe.max_train_steps`.
+        recipe: Recipe with the schedule's numbers.
+
+    Returns:
+        A factor in [0, 1].
+    """
+    decay = (1 - step / recipe.max_train_steps) ** recipe.power
+    if step >= recipe.warmup_steps:
+        return decay
+    return decay * (1 - (1 - step / recipe.warmup_steps) * (1 - recipe.warmup_ratio))
+
+
+def create_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
+    """Returns the scheduler of `learning_rate_factor`, to be stepped once per optimizer step."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, recipe=recipe))
+
+
+def create_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Returns an exponential moving average of a model, to be updated with `update_parameters` after each step.
+
+    The buffers are averaged too, since BatchNorm's running statistics must belong to the averaged weights; the
+    first update copies the model.
+
+    Args:
+        model: Model to average, without a distributed wrapper.
+        decay: Share of the old average that a step keeps, in (0, 1).
+    """
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return ema.requires_grad_(False)
+
+
+@dataclass
+class TrainingHistory:
+    """What a run has measured so far; has the `state_dict` methods that `accelerate` saves and restores.
+
+    Args:
+        steps: Optimizer steps, 1, 2, ...
+        losses: Training loss of each of these steps, averaged over the step's batches.
+        learning_rates: Learning rate that each of these steps was taken with.
+        evaluations: One `{"step": ..., "mean_iou": ..., ...}` per evaluation, figures as fractions.
+        seconds: Time spent on training and evaluation, in seconds, over all parts of an interrupted run.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def last_step(self) -> int:
+        """Number of optimizer steps taken."""
+        return self.steps[-1] if self.steps else 0
+
+    def add_step(self, loss: float, learning_rate: float) -> None:
+        """Records the next optimizer step."""
+        self.steps.append(self.last_step + 1)
+        self.losses.append(loss)
+        self.learning_rates.append(learning_rate)
+
+    def state_dict(self) -> dict:
+        """Returns the history as plain containers."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        """Replaces the history by one from `state_dict`."""
+        vars(self).update(state)
+
+
+def complete_checkpoints(output_dir: Path) -> list[Path]:
+    """Returns the folders `checkpoint-STEP` in a folder, oldest first: those that `save_checkpoint` has finished."""
+    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: dict, total_limit: int) -> None:
+    """Saves the state of a run as `checkpoint-STEP`, then removes the oldest checkpoints; for all processes to call.
+
+    The folder gets its name when all is written, so that a run killed at any moment leaves complete checkpoints only.
+
+    Args:
+        accelerator: Holds what is to be saved: prepared and registered objects, and the random states.
+        output_dir: Folder of the checkpoints.
+        step: Number of optimizer steps taken.
+        run: What the run is, for `run.json` in the checkpoint.
+        total_limit: Number of checkpoints to keep.
+    """
+    partial_folder = output_dir / f"checkpoint-{step}.partial"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial_folder))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (partial_folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        checkpoint = output_dir / f"checkpoint-{step}"
+        _remove_checkpoint(checkpoint)
+        partial_folder.rename(checkpoint)
+        for old in complete_checkpoints(output_dir)[:-total_limit]:
+            _remove_checkpoint(old)
+    accelerator.wait_for_everyone()
+
+
+def _remove_checkpoint(checkpoint: Path) -> None:
+    # Under another name first: a half-deleted folder must not pass for a checkpoint.
+    if checkpoint.exists():
+        removed = checkpoint.with_name(f"{checkpoint.name}.removed")
+        shutil.rmtree(removed, ignore_errors=True)
+        checkpoint.rename(removed)
+        shutil.rmtree(removed)
