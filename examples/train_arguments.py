@@ -1,0 +1,258 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The command line of train_seg.py: the arguments, all that can be wrong with them, and what follows from them."""
+
+import argparse
+import json
+import os
+from dataclasses import asdict, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from accelerate import PartialState
+
+from van_hf.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.training import RECIPES, Recipe, complete_checkpoints
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """Reads the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag = argparse.BooleanOptionalAction
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="scenes", help="scenes, ade20k, a folder or a Hub dataset")
+    data.add_argument("--dataset_config_name", help="configuration of a Hub dataset that has several")
+    data.add_argument("--dataset_revision", help="branch, tag or commit of a Hub dataset")
+    data.add_argument("--train_split", help="such as train or train[:90%%]")
+    data.add_argument("--validation_split", help="such as validation or train[90%%:]")
+    data.add_argument("--image_column", help="column of the pictures; guessed from its name by default")
+    data.add_argument("--mask_column", help="column of the masks; guessed from its name by default")
+    data.add_argument("--id2label", help="JSON file of the label names; found with the dataset by default")
+    data.add_argument("--do_reduce_labels", action=flag, help="whether 0 in the masks means 'other' and is ignored")
+    data.add_argument("--dataloader_num_workers", type=int, default=2, help="loading processes per device")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_size", help=f"architecture to train: mini, {', '.join(VAN_SIZES)}")
+    model.add_argument("--model_name_or_path", help="weights to start from: a backbone, classifier or whole model")
+    model.add_argument("--decode_head", help=f"{' or '.join(DECODE_HEAD_NAMES)}; the recipe's by default")
+
+    training = parser.add_argument_group("training; the recipe has the values that are not given")
+    training.add_argument("--recipe", help=f"one of {', '.join(RECIPES)}")
+    training.add_argument("--max_train_steps", type=int, help="optimizer steps; 0 only evaluates")
+    training.add_argument("--learning_rate", type=float, help="peak learning rate")
+    training.add_argument("--weight_decay", type=float)
+    training.add_argument("--warmup_steps", type=int)
+    training.add_argument("--total_train_batch_size", type=int, help="pictures per step, over all devices")
+    training.add_argument("--per_device_train_batch_size", type=int, help="pictures per device and forward pass; what "
+                          "is missing to the total is accumulated. By default the device's whole share")  # fmt: skip
+    training.add_argument("--crop_size", type=int, help="side of the training crops in pixels")
+    training.add_argument("--max_grad_norm", type=float, help="clip gradients to this norm")
+    training.add_argument("--ema_decay", type=float, help="evaluate and save an average of the weights, e.g. 0.999")
+    training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
+    training.add_argument("--seed", type=int, default=0)
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_dir", help="by default a folder of its own in outputs/")
+    output.add_argument("--eval_steps", type=int, help="steps between evaluations")
+    output.add_argument("--checkpointing_steps", type=int, help="steps between checkpoints; eval_steps by default")
+    output.add_argument("--checkpoints_total_limit", type=int, default=2, help="checkpoints to keep, the newest")
+    output.add_argument("--resume_from_checkpoint", help="a checkpoint's folder, or latest")
+    output.add_argument("--report_to", help=f"{', '.join(TRACKERS)}; nothing by default")
+    args = parser.parse_args()
+    args.output_dir = args.output_dir or default_output_dir(args)
+    return args
+
+
+def resolve_recipe(args: argparse.Namespace) -> Recipe | None:
+    """Returns the recipe with what the arguments change in it; None where there is no such recipe."""
+    name = args.recipe or ("scenes" if args.dataset == "scenes" else None)
+    if name not in RECIPES:
+        return None
+    given = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
+    return replace(RECIPES[name], **{name: value for name, value in given.items() if value is not None})
+
+
+def find_problems(args: argparse.Namespace, recipe: Recipe | None, state: PartialState) -> list[str]:
+    """Returns a line for everything that is wrong with the arguments, without loading anything."""
+    problems = [*find_value_problems(args), *find_choice_problems(args, recipe, state), *find_folder_problems(args)]
+    if problems:
+        return problems
+    # These need arguments that make sense each by itself.
+    return find_batch_problems(args, recipe, state) + find_resume_problems(args, recipe, state.num_processes)
+
+
+def find_value_problems(args: argparse.Namespace) -> list[str]:
+    """Numbers out of range."""
+    at_least = {
+        1: ("total_train_batch_size", "per_device_train_batch_size", "eval_steps", "checkpointing_steps"),
+        0: ("max_train_steps", "warmup_steps", "weight_decay", "dataloader_num_workers", "seed"),
+        32: ("crop_size",),
+    }
+    problems = []
+    for least, names in at_least.items():
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and not value >= least:
+                problems.append(f"--{name} must be {least} or more, got {value}")
+    if args.checkpoints_total_limit < 1:
+        problems.append(f"--checkpoints_total_limit must be 1 or more, got {args.checkpoints_total_limit}")
+    for name in ("learning_rate", "max_grad_norm"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            problems.append(f"--{name} must be above 0 and finite, got {value}")
+    if args.ema_decay is not None and not 0 < args.ema_decay < 1:
+        problems.append(f"--ema_decay must lie between 0 and 1, got {args.ema_decay}")
+    return problems
+
+
+def find_choice_problems(args: argparse.Namespace, recipe: Recipe | None, state: PartialState) -> list[str]:
+    """Unknown names, files that are not there, and choices that do not go together."""
+    problems = []
+    choices = {
+        "model_size": ("mini", *VAN_SIZES),
+        "decode_head": DECODE_HEAD_NAMES,
+        "recipe": tuple(RECIPES),
+        "mixed_precision": ("no", "fp16", "bf16"),
+        "report_to": TRACKERS,
+    }
+    for name, known in choices.items():
+        value = getattr(args, name)
+        if value is not None and value not in known:
+            problems.append(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+    if args.recipe is None and recipe is None:
+        problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
+    if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:
+        problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
+    if args.mixed_precision == "fp16" and state.device.type == "cpu":
+        problems.append("--mixed_precision fp16 needs a GPU; on the CPU bf16 or no will do")
+    if args.report_to in TRACKERS and find_spec(args.report_to) is None:
+        problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")
+    if args.id2label is not None and not Path(args.id2label).is_file():
+        problems.append(f"--id2label {args.id2label} is not a file")
+    path = args.model_name_or_path
+    if path is not None and Path(path).is_dir() and not Path(path, "config.json").is_file():
+        problems.append(f"--model_name_or_path {path} is a folder without a config.json, so it holds no model")
+    if path is not None and path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        problems.append(f"--model_name_or_path {path} is not a folder")
+    if args.max_train_steps == 0:
+        if path is None:
+            problems.append("--max_train_steps 0 only evaluates, so --model_name_or_path must name a model")
+        if args.resume_from_checkpoint is not None:
+            problems.append("--resume_from_checkpoint has nothing to resume with --max_train_steps 0")
+    return problems
+
+
+def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
+    """Batch sizes that do not work out on this number of devices."""
+    if recipe.max_train_steps == 0:
+        return []
+    problems = []
+    per_device, accumulation = batch_sizes(args, recipe, state.num_processes)
+    total = args.total_train_batch_size
+    if total is not None and per_device * accumulation * state.num_processes != total:
+        problems.append(
+            f"--total_train_batch_size {total} is no multiple of {state.num_processes} device(s) times "
+            f"--per_device_train_batch_size {per_device}"
+        )
+    synchronized = state.num_processes > 1 and state.device.type == "cuda"
+    if per_device < 2 and recipe.decode_head == "upernet" and not synchronized:
+        problems.append(
+            "--per_device_train_batch_size must be 2 or more: UperNet's pooled maps have one pixel, "
+            "of which BatchNorm cannot take statistics over a single picture"
+        )
+    return problems
+
+
+def find_folder_problems(args: argparse.Namespace) -> list[str]:
+    """An output folder that is in use, or a checkpoint that is not there."""
+    output_dir = Path(args.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        return [f"--output_dir {output_dir} is not a folder"]
+    if (output_dir / "results.json").exists():
+        return [f"--output_dir {output_dir} holds the results of a finished run; name another, or remove it"]
+    checkpoints = complete_checkpoints(output_dir)
+    checkpoint = checkpoint_to_resume(args)
+    if args.resume_from_checkpoint == "latest" and checkpoint is None:
+        return [f"--resume_from_checkpoint latest found no checkpoint in --output_dir {output_dir}"]
+    if checkpoint is not None and not (checkpoint / "run.json").is_file():
+        return [f"--resume_from_checkpoint {checkpoint} is not a folder of a complete checkpoint"]
+    if checkpoints and (checkpoint is None or checkpoint.resolve().parent != output_dir.resolve()):
+        return [
+            f"--output_dir {output_dir} holds checkpoints of another run; continue that with "
+            "--resume_from_checkpoint latest, or name another folder"
+        ]
+    return []
+
+
+def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> list[str]:
+    """Differences from the run that a checkpoint belongs to."""
+    checkpoint = checkpoint_to_resume(args)
+    if checkpoint is None:
+        return []
+    saved = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    now = describe_run(args, recipe, num_processes)
+    return [
+        f"{name} is {now.get(name)!r}, but {checkpoint} belongs to a run with {saved.get(name)!r}"
+        for name in sorted(now.keys() | saved.keys())
+        if now.get(name) != saved.get(name)
+    ]
+
+
+def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
+    """Returns the checkpoint that `--resume_from_checkpoint` means; None if nothing is to be, or can be, resumed."""
+    if args.resume_from_checkpoint == "latest":
+        checkpoints = complete_checkpoints(Path(args.output_dir))
+        return checkpoints[-1] if checkpoints else None
+    return Path(args.resume_from_checkpoint) if args.resume_from_checkpoint is not None else None
+
+
+def default_output_dir(args: argparse.Namespace) -> str:
+    """Returns the folder of the checkpoint to resume, or the first `outputs/van-DATASET(-N)` that no run has used."""
+    if args.resume_from_checkpoint not in (None, "latest"):
+        return str(Path(args.resume_from_checkpoint).parent)
+    first = Path("outputs", f"van-{Path(args.dataset).name}")
+    folders = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 10_000)))
+    return str(next(folder for folder in folders if not is_used(folder)))
+
+
+def is_used(output_dir: Path) -> bool:
+    """Returns whether a folder holds results or checkpoints of a run."""
+    return (output_dir / "results.json").exists() or bool(complete_checkpoints(output_dir))
+
+
+def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> dict:
+    """Returns everything that decides a run's weights; a checkpoint is resumed only where all of it is the same."""
+    names = (
+        *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
+        *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
+    )
+    per_device, accumulation = batch_sizes(args, recipe, num_processes)
+    run = {name: getattr(args, name) for name in names} | asdict(recipe)
+    run |= {
+        "total_train_batch_size": per_device * accumulation * num_processes,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": accumulation,
+        "num_processes": num_processes,
+        "mixed_precision": mixed_precision(args),
+    }
+    del run["eval_steps"]
+    # As it will be read back from a checkpoint, with lists for tuples.
+    return json.loads(json.dumps(run))
+
+
+def mixed_precision(args: argparse.Namespace) -> str:
+    """Returns the precision that was asked for here or, through its environment, of `accelerate launch`."""
+    return args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def batch_sizes(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> tuple[int, int]:
+    """Returns pictures per device and forward pass, and the number of passes that are accumulated to a step.
+
+    A recipe's total that does not work out on this number of devices is rounded up; one that is asked for with
+    `--total_train_batch_size` must work out, or else is reported as a problem.
+    """
+    total = recipe.total_train_batch_size
+    per_device = args.per_device_train_batch_size or -(-total // num_processes)
+    return per_device, -(-total // (per_device * num_processes))

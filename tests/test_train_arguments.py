@@ -1,0 +1,92 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import importlib
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from accelerate import PartialState
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+train_arguments = importlib.import_module("train_arguments")
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def parse(*arguments: object) -> Namespace:
+        monkeypatch.setattr(sys, "argv", ["train_seg.py", *map(str, arguments)])
+        return train_arguments.parse_arguments("")
+
+    return parse
+
+
+def problems(args: Namespace) -> list[str]:
+    return train_arguments.find_problems(args, train_arguments.resolve_recipe(args), PartialState(cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--learning_rate", -1, "--crop_size", 8, "--seed", -2], ["learning_rate", "crop_size", "seed"]),
+        (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
+        (["--dataset", "ade20k"], ["recipe", "model_size"]),
+        (["--mixed_precision", "fp16", "--ema_decay", 1], ["mixed_precision", "ema_decay"]),
+        (["--id2label", "none.json", "--model_name_or_path", "./none"], ["id2label", "model_name_or_path"]),
+        (["--max_train_steps", 0, "--resume_from_checkpoint", "a/b"], ["max_train_steps", "nothing", "complete"]),
+        (["--learning_rate", "nan", "--resume_from_checkpoint", "latest"], ["learning_rate", "latest"]),
+        (["--total_train_batch_size", 9, "--per_device_train_batch_size", 2], ["total_train_batch_size"]),
+        (["--total_train_batch_size", 1], ["per_device_train_batch_size"]),
+    ],
+)
+def test_all_problems_are_reported_at_once(parse, arguments, expected):
+    found = problems(parse(*arguments))
+    assert len(found) == len(expected)
+    for name in expected:
+        assert any(name in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--dataset", "ade20k", "--recipe", "upernet_160k", "--model_size", "b0"],
+        ["--dataset", "ade20k", "--recipe", "semantic_fpn_40k", "--model_name_or_path", "someone/van"],
+    ],
+)
+def test_what_is_right_is_no_problem(parse, arguments):
+    assert problems(parse(*arguments)) == []
+
+
+def test_arguments_change_the_recipe(parse):
+    original = train_arguments.RECIPES["upernet_160k"]
+    recipe = train_arguments.resolve_recipe(parse("--recipe", "upernet_160k", "--learning_rate", 1, "--crop_size", 64))
+    assert (recipe.learning_rate, recipe.crop_size) == (1, 64)
+    assert (recipe.weight_decay, recipe.decode_head) == (original.weight_decay, original.decode_head)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_processes", "expected"),
+    [
+        ([], 1, (16, 1)),
+        ([], 8, (2, 1)),
+        (["--per_device_train_batch_size", 2], 1, (2, 8)),
+        (["--per_device_train_batch_size", 2], 4, (2, 2)),
+        # The recipe's 16 pictures do not work out on 3 devices: 18.
+        ([], 3, (6, 1)),
+    ],
+)
+def test_accumulation_follows_from_the_devices(parse, given, num_processes, expected):
+    args = parse("--recipe", "upernet_160k", *given)
+    recipe = train_arguments.resolve_recipe(args)
+    assert train_arguments.batch_sizes(args, recipe, num_processes) == expected
+
+
+def test_default_folder_is_a_new_one(parse, tmp_path):
+    assert parse().output_dir == "outputs/van-scenes"
+    (tmp_path / "outputs" / "van-scenes").mkdir(parents=True)
+    (tmp_path / "outputs" / "van-scenes" / "results.json").touch()
+    assert parse().output_dir == "outputs/van-scenes-2"
+    assert parse("--resume_from_checkpoint", "runs/a/checkpoint-3").output_dir == "runs/a"
