@@ -4,11 +4,13 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from accelerate import Accelerator
+from tqdm.auto import tqdm
 
 from .data import SegmentationDataset, read_example
 from .metrics.mean_iou.mean_iou import confusion_matrix, scores_from_confusion_matrix
@@ -53,9 +55,21 @@ def evaluate(
     own_pictures = range(accelerator.process_index, len(dataset.splits["validation"]), accelerator.num_processes)
     num_threads = max(1, min(MAX_THREADS, (os.cpu_count() or 1) // accelerator.num_processes))
     # One thread for each picture: a convolution over several threads rounds differently with their number.
-    with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for counts in pool.map(count_pixels, own_pictures):
+    pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
+    progress = tqdm(
+        pool.map(count_pixels, own_pictures),
+        total=len(own_pictures),
+        desc="Evaluating",
+        unit="image",
+        mininterval=0.5 if sys.stderr.isatty() else 15,
+        leave=False,
+        disable=not accelerator.is_main_process,
+    )
+    try:
+        for counts in progress:
             matrix += counts
+    finally:
+        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C must not wait for the pictures that are left
     scores = scores_from_confusion_matrix(accelerator.reduce(matrix, reduction="sum"))
     iou = {
         dataset.id2label[label]: None if math.isnan(value) else float(value)
