@@ -1,0 +1,291 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Whole-image, sliding-window and multi-scale + flip inference: the protocols of the papers' figures.
+
+The scores of a picture at its full size, (num_labels, height, width), take 7 GB for 12 megapixels and 150 classes.
+What is held are therefore the models' own logits, at a quarter of the size or less, in [`Scores`] that work out any
+band of rows when it is asked for.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+SIZE_DIVISOR = 32
+BAND_SCORES = 2**24  # class scores (float32) that a band of rows may hold, 64 MB
+
+
+class Scores(ABC):
+    """Class scores of one picture, (num_labels, height, width) float32, of which bands of rows are worked out.
+
+    Attributes:
+        size: `(height, width)` in pixels.
+        num_labels: number of classes.
+    """
+
+    size: tuple[int, int]
+    num_labels: int
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop - 1`: (num_labels, stop - start, width)."""
+
+    def full(self) -> torch.Tensor:
+        """All rows, (num_labels, height, width)."""
+        return self.rows(0, self.size[0])
+
+    def bands(self):
+        """Pairs of a slice of rows and their scores, from top to bottom, each of bounded memory."""
+        height, width = self.size
+        step = max(BAND_SCORES // (self.num_labels * width), 1)
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            yield slice(start, stop), self.rows(start, stop)
+
+    def argmax(self) -> torch.Tensor:
+        """The class of the highest score of each pixel, int64 (height, width)."""
+        return torch.cat([scores.argmax(dim=0) for _, scores in self.bands()])
+
+
+class LogitScores(Scores):
+    """Scores that are there as a tensor (num_labels, height, width)."""
+
+    def __init__(self, logits: torch.Tensor):
+        self.logits = logits.float()
+        self.num_labels, *size = logits.shape
+        self.size = tuple(size)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.logits[:, start:stop]
+
+
+class ResizedScores(Scores):
+    """Scores interpolated bilinearly to another size, corners not aligned: `F.interpolate`'s, band by band."""
+
+    def __init__(self, scores: Scores, size: tuple[int, int]):
+        self.scores = scores
+        self.size = tuple(size)
+        self.num_labels = scores.num_labels
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        height = self.scores.size[0]
+        # The pixel centres of the new rows, in the old rows' coordinates.
+        centres = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * (height / self.size[0]) - 0.5
+        centres = centres.clamp(min=0)
+        upper = centres.floor().long().clamp(max=height - 1)
+        lower = (upper + 1).clamp(max=height - 1)
+        first = int(upper[0])
+        source = self.scores.rows(first, int(lower[-1]) + 1)
+        weight = (centres - upper).to(source.device, source.dtype)[:, None]
+        upper, lower = (upper - first).to(source.device), (lower - first).to(source.device)
+        rows = torch.lerp(source[:, upper], source[:, lower], weight)
+        if rows.shape[-1] == self.size[1]:
+            return rows
+        return F.interpolate(rows[None], size=rows.shape[-2:-1] + self.size[1:], mode="bilinear")[0]
+
+
+class WindowScores(Scores):
+    """The mean of overlapping windows' scores, each at its place."""
+
+    def __init__(self, windows: Sequence[tuple[Scores, int, int]], size: tuple[int, int]):
+        """
+        Args:
+            windows: scores of each window with its top and left edge, which together cover the picture.
+            size: `(height, width)` of the picture.
+        """
+        self.windows = windows
+        self.size = tuple(size)
+        self.num_labels = windows[0][0].num_labels
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        total, count = None, torch.zeros(stop - start, self.size[1])
+        for scores, top, left in self.windows:
+            first, last = max(start, top), min(stop, top + scores.size[0])
+            if first >= last:
+                continue
+            band = scores.rows(first - top, last - top)
+            if total is None:
+                total = band.new_zeros(self.num_labels, stop - start, self.size[1])
+            region = (slice(first - start, last - start), slice(left, left + scores.size[1]))
+            total[(slice(None), *region)] += band
+            count[region] += 1
+        return total / count.to(total.device)
+
+
+@dataclass
+class MeanProbabilities(Scores):
+    """The mean of the softmax of several views' scores of one size, some of them of the picture mirrored."""
+
+    views: Sequence[tuple[Scores, bool]]
+
+    def __post_init__(self):
+        self.size = self.views[0][0].size
+        self.num_labels = self.views[0][0].num_labels
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        total = 0
+        for scores, mirrored in self.views:
+            probabilities = scores.rows(start, stop).softmax(dim=0)
+            total = total + (probabilities.flip(-1) if mirrored else probabilities)
+        return total / len(self.views)
+
+
+@torch.inference_mode()
+def whole_inference(
+    model: PreTrainedModel, pixel_values: torch.Tensor, size: tuple[int, int] | None = None, argmax: bool = False
+) -> torch.Tensor:
+    """Segments whole pictures: mmsegmentation's `mode="whole"`.
+
+    Args:
+        model: a semantic segmentation model whose outputs have `logits`, in evaluation mode.
+        pixel_values: normalized pictures (batch, 3, height, width) on the model's device.
+        size: `(height, width)` in pixels of the result, by default that of the input. The logits are interpolated
+            to the input's size first, as in the original.
+        argmax: return class ids, worked out in bands of rows, instead of scores.
+
+    Returns:
+        Scores, float32 (batch, num_labels, height, width), or class ids, int64 (batch, height, width).
+    """
+    return _collect(_whole_scores(model, pixel_values), size, argmax)
+
+
+@torch.inference_mode()
+def slide_inference(
+    model: PreTrainedModel,
+    pixel_values: torch.Tensor,
+    crop_size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    size: tuple[int, int] | None = None,
+    argmax: bool = False,
+    batch_size: int = 4,
+) -> torch.Tensor:
+    """Segments pictures window by window and averages the scores where windows overlap: `mode="slide"`.
+
+    Windows start every `stride` pixels; the last ones of a row or column are moved back to end with the picture.
+
+    Args:
+        model, pixel_values, size, argmax: see [`whole_inference`].
+        crop_size: side, or `(height, width)`, of the windows in pixels; smaller pictures are one window.
+        stride: step, or `(vertical, horizontal)` steps, between windows in pixels, at most the window's side.
+        batch_size: number of windows that go through the model at once.
+
+    Returns:
+        See [`whole_inference`].
+
+    Raises:
+        ValueError: a window or step is not positive, or steps leave gaps between windows.
+    """
+    return _collect(_slide_scores(model, pixel_values, crop_size, stride, batch_size), size, argmax)
+
+
+@torch.inference_mode()
+def multi_scale_flip_inference(
+    model: PreTrainedModel,
+    images,
+    ratios: Sequence[float] = RATIOS,
+    flip: bool = True,
+    image_processor=None,
+    size: tuple[int, int] | None = None,
+    argmax: bool = False,
+    crop_size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """Averages the class probabilities of a picture at several sizes, and of its mirror images.
+
+    The protocol of UperNet's published figures: each view's logits go to the view's size, then to the picture's, then
+    through a softmax.
+
+    Args:
+        model: see [`whole_inference`].
+        images: with `image_processor`, one picture in any form that it takes; else normalized pictures (batch, 3,
+            height, width), of which views are made by bilinear resizing to sides rounded up to multiples of 32.
+        ratios: the sizes of the views, as shares of the size that the picture is segmented at.
+        flip: whether each view is mirrored too.
+        image_processor: a [`VanImageProcessor`], whose `size` is scaled by each ratio, as in the original.
+        size: `(height, width)` in pixels of the result, by default that of `images`.
+        argmax: return class ids, worked out in bands of rows, instead of probabilities.
+        crop_size, stride: segment each view window by window; see [`slide_inference`].
+
+    Returns:
+        Probabilities, float32 (batch, num_labels, height, width), or class ids, int64 (batch, height, width).
+
+    Raises:
+        ValueError: there are no ratios, or some are not positive.
+    """
+    if not ratios or min(ratios) <= 0:
+        raise ValueError(f"ratios must hold one or more positive numbers, got {ratios}")
+    if image_processor is None:
+        views = [_resized_view(images, ratio) for ratio in ratios]
+        size = size or tuple(images.shape[-2:])
+    else:
+        picture = image_processor.process_image(images, do_convert_rgb=True)
+        views = [_processed_view(picture, ratio, image_processor).to(model.device) for ratio in ratios]
+        size = size or tuple(picture.shape[-2:])
+
+    per_view = []
+    for view in views:
+        for mirrored in (False, True) if flip else (False,):
+            pixel_values = view.flip(-1) if mirrored else view
+            if crop_size is None:
+                scores = _whole_scores(model, pixel_values)
+            else:
+                scores = _slide_scores(model, pixel_values, crop_size, stride or crop_size)
+            per_view.append([(ResizedScores(picture_scores, size), mirrored) for picture_scores in scores])
+    return _collect([MeanProbabilities(list(of_picture)) for of_picture in zip(*per_view, strict=True)], size, argmax)
+
+
+def _resized_view(pixel_values: torch.Tensor, ratio: float) -> torch.Tensor:
+    sides = [math.ceil(side * ratio / SIZE_DIVISOR) * SIZE_DIVISOR for side in pixel_values.shape[-2:]]
+    return F.interpolate(pixel_values, size=sides, mode="bilinear")
+
+
+def _processed_view(picture: torch.Tensor, ratio: float, image_processor) -> torch.Tensor:
+    size = {name: int(side * ratio) for name, side in dict(image_processor.size).items() if side is not None}
+    return image_processor(picture, size=size, return_tensors="pt")["pixel_values"]
+
+
+def _whole_scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> list[Scores]:
+    size = tuple(pixel_values.shape[-2:])
+    return [ResizedScores(LogitScores(logits), size) for logits in model(pixel_values=pixel_values).logits]
+
+
+def _slide_scores(
+    model: PreTrainedModel, pixel_values: torch.Tensor, crop_size, stride, batch_size: int = 4
+) -> list[Scores]:
+    crops, strides = _pair(crop_size), _pair(stride)
+    for crop, step in zip(crops, strides, strict=True):
+        if not 1 <= step <= crop:
+            raise ValueError(f"stride must be from 1 to crop_size, else windows leave gaps; got {stride}, {crop_size}")
+    size = tuple(pixel_values.shape[-2:])
+    tops, lefts = (_window_starts(*sides) for sides in zip(size, crops, strides, strict=True))
+    places = [(idx, top, left) for idx in range(len(pixel_values)) for top in tops for left in lefts]
+    windows: list[list] = [[] for _ in pixel_values]
+    for start in range(0, len(places), batch_size):
+        chosen = places[start : start + batch_size]
+        crop = torch.stack(
+            [pixel_values[idx, :, top : top + crops[0], left : left + crops[1]] for idx, top, left in chosen]
+        )
+        for (idx, top, left), scores in zip(chosen, _whole_scores(model, crop), strict=True):
+            windows[idx].append((scores, top, left))
+    return [WindowScores(of_picture, size) for of_picture in windows]
+
+
+def _window_starts(length: int, crop: int, step: int) -> list[int]:
+    count = math.ceil(max(length - crop, 0) / step) + 1
+    return [min(idx * step, max(length - crop, 0)) for idx in range(count)]
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _collect(scores: list[Scores], size: tuple[int, int] | None, argmax: bool) -> torch.Tensor:
+    if size is not None:
+        scores = [s if s.size == tuple(size) else ResizedScores(s, size) for s in scores]
+    return torch.stack([s.argmax() if argmax else s.full() for s in scores])
