@@ -3,12 +3,14 @@
 """One suite for all VAN models. A new decode head costs an entry in conftest.TINY_HEADS and a class like the last."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import TINY_HEADS, random_pixel_values, tiny_config
 from huggingface_hub import HfApi
@@ -376,16 +378,6 @@ class TestVanForImageClassification(ModelSuite):
         expected = torch.nn.functional.cross_entropy(outputs.logits, torch.tensor([1, 6]))
         torch.testing.assert_close(outputs.loss, expected)
 
-    def test_golden_outputs_of_the_old_hub_format(self, fixtures_dir):
-        """Outputs of transformers 4.57.6 on the checkpoint that it saved."""
-        golden = np.load(fixtures_dir / "hub_van_tiny" / "expected.npz")
-        model = VanForImageClassification.from_pretrained(fixtures_dir / "hub_van_tiny")
-        with torch.no_grad():
-            outputs = model(torch.from_numpy(golden["pixel_values"]), output_hidden_states=True)
-        np.testing.assert_allclose(outputs.logits, golden["logits"], atol=1e-5)
-        for idx, hidden_states in enumerate(outputs.hidden_states):
-            np.testing.assert_allclose(hidden_states, golden[f"hidden_state_{idx}"], atol=2e-5)
-
 
 class TestUperNet(SegmentationSuite):
     config_fields = TINY_HEADS["upernet"]
@@ -423,3 +415,51 @@ class TestSemanticFpn(SegmentationSuite):
 
     def test_has_no_auxiliary_head(self, model):
         assert model.auxiliary_head is None
+
+
+@pytest.fixture(params=["model.safetensors", "pytorch_model.bin"])
+def hub_folder(request, fixtures_dir, tmp_path):
+    """A checkpoint that transformers 4.57.6 saved, in both of its forms; the Hub's are pytorch_model.bin files."""
+    source = fixtures_dir / "hub_van_tiny"
+    shutil.copy(source / "config.json", tmp_path)
+    if request.param == "model.safetensors":
+        shutil.copy(source / request.param, tmp_path)
+    else:
+        torch.save(safetensors.torch.load_file(source / "model.safetensors"), tmp_path / request.param)
+    return tmp_path
+
+
+@pytest.mark.parametrize("auto_class", [VanForImageClassification, AutoModelForImageClassification])
+def test_hub_classifier(hub_folder, fixtures_dir, auto_class):
+    model, info = auto_class.from_pretrained(hub_folder, output_loading_info=True)
+    assert not any(info.values())
+    golden = np.load(fixtures_dir / "hub_van_tiny" / "expected.npz")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(golden["pixel_values"])).logits
+    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("auto_class", [VanForSemanticSegmentation, AutoModelForSemanticSegmentation])
+def test_hub_backbone_of_a_segmentation_model(hub_folder, fixtures_dir, auto_class):
+    model, info = auto_class.from_pretrained(hub_folder, num_labels=7, output_loading_info=True)
+    missing = info.pop("missing_keys")
+    assert "decode_head.classifier.weight" in missing
+    assert {key.split(".")[0] for key in missing} == {"decode_head", "auxiliary_head"}
+    assert not any(info.values())
+    assert_golden_stages(model, fixtures_dir)
+
+
+@pytest.mark.parametrize("auto_class", [VanModel, AutoModel, VanBackbone])
+def test_hub_backbone(hub_folder, fixtures_dir, auto_class):
+    model, info = auto_class.from_pretrained(hub_folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+    assert set(info["unexpected_keys"]) <= {"classifier.weight", "classifier.bias"}
+    assert_golden_stages(model, fixtures_dir)
+
+
+def assert_golden_stages(model, fixtures_dir):
+    golden = np.load(fixtures_dir / "hub_van_tiny" / "expected.npz")
+    with torch.no_grad():
+        outputs = model(torch.from_numpy(golden["pixel_values"]), output_hidden_states=True)
+    for idx, hidden_states in enumerate(outputs.hidden_states):
+        np.testing.assert_allclose(hidden_states, golden[f"hidden_state_{idx}"], rtol=0, atol=1e-5)
