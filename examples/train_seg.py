@@ -462,6 +462,8 @@ def main() -> None:
     if accelerator.is_main_process:
         write_results(accelerator, args, recipe, dataset, model, image_processor, history)
         print_summary(args, recipe, history)
+    # A process that leaves early can hang the main one as it closes their connection.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
