@@ -90,6 +90,7 @@ class UperNetHead(nn.Module):
             laterals[idx - 1] = laterals[idx - 1] + resize_to(laterals[idx], laterals[idx - 1].shape[-2:])
         pyramid = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:-1], strict=True)]
         pyramid.append(laterals[-1])
+        del laterals  # the largest maps there are; the next lines need room
         size = pyramid[0].shape[-2:]
         fused = torch.cat([resize_to(maps, size) for maps in pyramid], dim=1)  # (batch, 4 * channels, height / 4, ...)
         return self.classifier(self.dropout(self.fpn_bottleneck(fused)))

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SIZE_DIVISOR = 32
-BAND_SCORES = 2**24  # class scores (float32) that a band of rows may hold, 64 MB
+# Class scores (float32) that a band of rows may hold: 16 MB, which the allocator still reuses from band to band.
+BAND_SCORES = 2**22
 
 
 class Scores(ABC):
@@ -129,10 +130,11 @@ class MeanProbabilities(Scores):
         self.num_labels = self.views[0][0].num_labels
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        total = 0
+        total = None
         for scores, mirrored in self.views:
             probabilities = scores.rows(start, stop).softmax(dim=0)
-            total = total + (probabilities.flip(-1) if mirrored else probabilities)
+            probabilities = probabilities.flip(-1) if mirrored else probabilities
+            total = probabilities if total is None else total.add_(probabilities)
         return total / len(self.views)
 
 
@@ -220,6 +222,7 @@ def multi_scale_flip_inference(
     """
     if not ratios or min(ratios) <= 0:
         raise ValueError(f"ratios must hold one or more positive numbers, got {ratios}")
+    ratios = sorted(ratios, reverse=True)  # the largest view needs the most memory, so it comes before any is kept
     if image_processor is None:
         views = [_resized_view(images, ratio) for ratio in ratios]
         size = size or tuple(images.shape[-2:])
