@@ -4,12 +4,12 @@
 
 import argparse
 import json
-import os
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import PartialState
+from common_arguments import add_data_arguments, find_common_problems, mixed_precision, unused_folder
 
 from van_hf.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
@@ -20,17 +20,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 def parse_arguments(description: str) -> argparse.Namespace:
     """Reads the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag = argparse.BooleanOptionalAction
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="scenes", help="scenes, ade20k, a folder or a Hub dataset")
-    data.add_argument("--dataset_config_name", help="configuration of a Hub dataset that has several")
-    data.add_argument("--dataset_revision", help="branch, tag or commit of a Hub dataset")
-    data.add_argument("--train_split", help="such as train or train[:90%%]")
-    data.add_argument("--validation_split", help="such as validation or train[90%%:]")
-    data.add_argument("--image_column", help="column of the pictures; guessed from its name by default")
-    data.add_argument("--mask_column", help="column of the masks; guessed from its name by default")
-    data.add_argument("--id2label", help="JSON file of the label names; found with the dataset by default")
-    data.add_argument("--do_reduce_labels", action=flag, help="whether 0 in the masks means 'other' and is ignored")
+    data = add_data_arguments(parser)
     data.add_argument("--dataloader_num_workers", type=int, default=2, help="loading processes per device")
 
     model = parser.add_argument_group("model")
@@ -109,12 +99,11 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
 
 def find_choice_problems(args: argparse.Namespace, recipe: Recipe | None, state: PartialState) -> list[str]:
     """Unknown names, files that are not there, and choices that do not go together."""
-    problems = []
+    problems = find_common_problems(args, state)
     choices = {
         "model_size": ("mini", *VAN_SIZES),
         "decode_head": DECODE_HEAD_NAMES,
         "recipe": tuple(RECIPES),
-        "mixed_precision": ("no", "fp16", "bf16"),
         "report_to": TRACKERS,
     }
     for name, known in choices.items():
@@ -125,19 +114,10 @@ def find_choice_problems(args: argparse.Namespace, recipe: Recipe | None, state:
         problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
     if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:
         problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
-    if args.mixed_precision == "fp16" and state.device.type == "cpu":
-        problems.append("--mixed_precision fp16 needs a GPU; on the CPU bf16 or no will do")
     if args.report_to in TRACKERS and find_spec(args.report_to) is None:
         problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")
-    if args.id2label is not None and not Path(args.id2label).is_file():
-        problems.append(f"--id2label {args.id2label} is not a file")
-    path = args.model_name_or_path
-    if path is not None and Path(path).is_dir() and not Path(path, "config.json").is_file():
-        problems.append(f"--model_name_or_path {path} is a folder without a config.json, so it holds no model")
-    if path is not None and path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        problems.append(f"--model_name_or_path {path} is not a folder")
     if args.max_train_steps == 0:
-        if path is None:
+        if args.model_name_or_path is None:
             problems.append("--max_train_steps 0 only evaluates, so --model_name_or_path must name a model")
         if args.resume_from_checkpoint is not None:
             problems.append("--resume_from_checkpoint has nothing to resume with --max_train_steps 0")
@@ -213,8 +193,7 @@ def default_output_dir(args: argparse.Namespace) -> str:
     if args.resume_from_checkpoint not in (None, "latest"):
         return str(Path(args.resume_from_checkpoint).parent)
     first = Path("outputs", f"van-{Path(args.dataset).name}")
-    folders = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 10_000)))
-    return str(next(folder for folder in folders if not is_used(folder)))
+    return unused_folder(first, is_used)
 
 
 def is_used(output_dir: Path) -> bool:
@@ -240,11 +219,6 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
     del run["eval_steps"]
     # As it will be read back from a checkpoint, with lists for tuples.
     return json.loads(json.dumps(run))
-
-
-def mixed_precision(args: argparse.Namespace) -> str:
-    """Returns the precision that was asked for here or, through its environment, of `accelerate launch`."""
-    return args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 def batch_sizes(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> tuple[int, int]:

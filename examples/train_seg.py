@@ -23,8 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast, parse_flag_from_env, set_seed
+from accelerate import Accelerator
+from accelerate.utils import broadcast, set_seed
+from common_arguments import load_dataset, process_state, stop_at_problems, warn_of_lone_process
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
@@ -37,12 +38,11 @@ from train_arguments import (
     parse_arguments,
     resolve_recipe,
 )
-from transformers import AutoImageProcessor
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.configuration_van import VAN_SIZES
-from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples, load_segmentation_dataset
-from van_hf.evaluation import evaluate, read_validation_example
+from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
+from van_hf.evaluation import Protocol, evaluate, load_trained, new_weights, predict, read_validation_example
 from van_hf.training import (
     Recipe,
     TrainingHistory,
@@ -67,24 +67,6 @@ MINI = {
     "auxiliary_hidden_size": 32,
 }
 NUM_PICTURES_SHOWN = 6
-LONE_PROCESS_WARNING = """\
-accelerate launch --cpu starts several processes through MPI only; this is the only one. To have N without MPI:
-ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N examples/train_seg.py"""
-
-
-def load_dataset(args: argparse.Namespace) -> SegmentationDataset:
-    """Loads the dataset that the arguments name."""
-    return load_segmentation_dataset(
-        args.dataset,
-        image_column=args.image_column,
-        mask_column=args.mask_column,
-        id2label=args.id2label,
-        do_reduce_labels=args.do_reduce_labels,
-        train_split=args.train_split,
-        validation_split=args.validation_split,
-        config_name=args.dataset_config_name,
-        revision=args.dataset_revision,
-    )
 
 
 def create_model(
@@ -111,22 +93,6 @@ def create_model(
         path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     return model, new_weights(info)
-
-
-def load_trained(path: str, dataset: SegmentationDataset) -> tuple[VanForSemanticSegmentation, VanImageProcessor]:
-    """Returns a model to evaluate, which must be complete and have the dataset's labels, and its image processor."""
-    model, info = VanForSemanticSegmentation.from_pretrained(path, output_loading_info=True)
-    if new := new_weights(info):
-        raise ValueError(f"{path} is no trained segmentation model: it has no weights for {', '.join(new)}")
-    if model.config.num_labels != dataset.num_labels:
-        raise ValueError(f"{path} has {model.config.num_labels} labels, dataset {dataset.name} {dataset.num_labels}")
-    return model, AutoImageProcessor.from_pretrained(path)
-
-
-def new_weights(info: dict) -> list[str]:
-    """Returns the modules that `from_pretrained` had no fitting weights for, by their first two names."""
-    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    return sorted({".".join(key.split(".")[:2]) for key in keys})
 
 
 def create_loader(
@@ -274,20 +240,6 @@ def stop_if_not_finite(
         )
 
 
-@torch.inference_mode()
-def predict(
-    accelerator: Accelerator,
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-    image: torch.Tensor,
-) -> torch.Tensor:
-    """Returns the label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
-    inputs = image_processor(image, return_tensors="pt").to(accelerator.device)
-    with accelerator.autocast():
-        outputs = model(**inputs)
-    return image_processor.post_process_semantic_segmentation(outputs, target_sizes=[image.shape[-2:]])[0]
-
-
 def prepare_evaluation(model: nn.Module) -> None:
     """Puts a model into evaluation mode, with the same weights on all processes."""
     model.eval()
@@ -351,7 +303,7 @@ def describe_results(
         **history.evaluations[-1],
         "protocol": {
             "metric": "mean IoU over the labels that occur, from one confusion matrix over all pixels; 255 is ignored",
-            "inference": "single scale, whole image, compared at the original size",
+            "inference": Protocol().describe(),
             "size": dict(image_processor.size),
         },
         "dataset": {
@@ -414,13 +366,9 @@ def print_summary(args: argparse.Namespace, recipe: Recipe, history: TrainingHis
 def main() -> None:
     """Runs the script."""
     args = parse_arguments(__doc__)
-    # `Accelerator` heeds `accelerate launch --cpu` by itself, but the arguments are judged before there is one.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = process_state()
     recipe = resolve_recipe(args)
-    if problems := find_problems(args, recipe, state):
-        if state.is_main_process:
-            print("The arguments have problems:", *problems, sep="\n- ", file=sys.stderr)
-        sys.exit(2)
+    stop_at_problems(find_problems(args, recipe, state), state)
     per_device, accumulation = batch_sizes(args, recipe, state.num_processes)
     total = per_device * accumulation * state.num_processes
     if total != recipe.total_train_batch_size:
@@ -428,8 +376,7 @@ def main() -> None:
             f"{total} pictures per step, for the recipe's {recipe.total_train_batch_size} do not work out here"
         )
         recipe = replace(recipe, total_train_batch_size=total)
-    if state.num_processes == 1 and "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
-        print(LONE_PROCESS_WARNING, file=sys.stderr)
+    warn_of_lone_process(state, "examples/train_seg.py")
     accelerator = Accelerator(
         gradient_accumulation_steps=accumulation,
         mixed_precision=args.mixed_precision,

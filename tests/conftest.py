@@ -1,11 +1,17 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Fixtures that several test files share: the tiny VAN that the golden data was measured on, and its files."""
+"""What several test files share: the tiny VAN that the golden data was measured on, its files, a tiny dataset, and
+the launcher of the examples."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Nothing that the tests need comes from the network, and models this small only lose by threads; the scripts that
 # tests start inherit both.
@@ -44,3 +50,58 @@ def random_pixel_values() -> torch.Tensor:
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
     return random_pixel_values()
+
+
+BOX_NAMES = {0: "sky", 1: "ground", 2: "box"}
+
+
+def paint_box(rng: np.random.Generator) -> dict:
+    height, width = rng.integers(30, 60, size=2)
+    labels = np.zeros((height, width), dtype=np.uint8)
+    labels[height // 2 :] = 1
+    labels[height // 4 : height // 2, : width // 3] = 2
+    labels[0, 0] = 255
+    colors = rng.integers(0, 255, size=(256, 3))
+    image = np.clip(colors[labels] + rng.normal(0, 20, size=(height, width, 3)), 0, 255).astype(np.uint8)
+    return {"image": Image.fromarray(image), "mask": Image.fromarray(labels)}
+
+
+@pytest.fixture(scope="session")
+def boxes(tmp_path_factory) -> Path:
+    """Folder of a dataset with 7 pictures to train on and 5 to validate on, all of different sizes."""
+    import datasets
+
+    rng = np.random.default_rng(0)
+    features = datasets.Features(image=datasets.Image(), mask=datasets.Image())
+    splits = {
+        split: datasets.Dataset.from_list([paint_box(rng) for _ in range(count)], features=features)
+        for split, count in {"train": 7, "validation": 5}.items()
+    }
+    folder = tmp_path_factory.mktemp("data") / "boxes"
+    datasets.DatasetDict(splits).save_to_disk(folder)
+    (folder / "id2label.json").write_text(json.dumps(BOX_NAMES))
+    return folder
+
+
+def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path) -> subprocess.Popen:
+    """Starts a script as `accelerate launch` does, on the CPU, in a process group of its own."""
+    # With --cpu accelerate's launcher starts several processes through MPI only; its other launcher is torchrun.
+    kind = ["--cpu"] if num_processes == 1 else ["--multi_gpu", "--main_process_port", "0"]
+    options = [*kind, "--num_processes", str(num_processes), "--num_cpu_threads_per_process", "1"]
+    paths = os.pathsep.join(filter(None, (str(script.parents[1]), os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", *options, str(script), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """Waits for a script that must succeed, and returns what it printed."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output

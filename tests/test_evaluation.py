@@ -5,10 +5,23 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import tiny_config
 from PIL import Image
 
+from van_hf import VanForSemanticSegmentation, VanImageProcessor
 from van_hf.data import SegmentationDataset
-from van_hf.evaluation import evaluate, read_validation_example
+from van_hf.evaluation import (
+    PictureResult,
+    Protocol,
+    append_counts,
+    evaluate,
+    evaluate_pictures,
+    load_trained,
+    predict,
+    read_counts,
+    read_validation_example,
+)
+from van_hf.inference import RATIOS, multi_scale_flip_inference, slide_inference
 
 SIZES = [(4, 6), (5, 3), (2, 2)]
 
@@ -65,3 +78,69 @@ def test_an_error_names_the_example(dataset):
     broken = SegmentationDataset("halves", dataset.splits, {0: "sky"}, True, None)
     with pytest.raises(ValueError, match=r"halves validation\[0\].*2"):
         evaluate(Accelerator(cpu=True), lambda image: image[0].long(), broken)
+
+
+def test_only_the_pictures_asked_for_are_evaluated(dataset):
+    results = list(evaluate_pictures(Accelerator(cpu=True), lambda image: image[0].long() * 0, dataset, [2, 0]))
+    assert [result.idx for result in results] == [2, 0]
+    assert results[1].prediction.shape == SIZES[0]
+    assert results[1].prediction.dtype == torch.uint8
+    assert results[0].counts.tolist() == [[1, 0, 0], [2, 0, 0], [0, 0, 0]]
+
+
+def test_counts_are_read_as_they_were_written(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    written = {idx: torch.randint(0, 3, (4, 4), generator=generator) for idx in (5, 0, 2)}
+    for name, indices in {"a": (5, 0), "b": (2, 5)}.items():
+        with (tmp_path / f"{name}.jsonl").open("w") as file:
+            for idx in indices:
+                append_counts(file, PictureResult(idx, torch.zeros(1, 1), written[idx]))
+            file.write('{"idx": 7, "cells": [1, 2')
+    read = list(read_counts(tmp_path, num_labels=4))
+    assert [idx for idx, _ in read] == [5, 0, 2]
+    assert all(torch.equal(matrix, written[idx]) for idx, matrix in read)
+
+
+@pytest.mark.parametrize("line", ["no json", '{"idx": 1}', '{"idx": 1, "cells": [99], "counts": [1]}', "[]"])
+def test_broken_counts_are_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"a.jsonl, line 1, is no record"):
+        list(read_counts(tmp_path, num_labels=4))
+
+
+def test_protocols_choose_the_inference():
+    torch.manual_seed(0)
+    model, processor = VanForSemanticSegmentation(tiny_config()).eval(), VanImageProcessor(size={"shortest_edge": 64})
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    size = {"size": (50, 70), "argmax": True}
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+    windows = {"crop_size": 48, "stride": 32}
+    expected = {
+        Protocol("slide", 48, 32): slide_inference(model, pixel_values, **windows, **size),
+        Protocol(ratios=RATIOS): multi_scale_flip_inference(
+            model, image, flip=False, image_processor=processor, **size
+        ),
+        Protocol("slide", 48, 32, flip=True): multi_scale_flip_inference(
+            model, image, ratios=(1.0,), image_processor=processor, **windows, **size
+        ),
+    }
+    for protocol, labels in expected.items():
+        found = predict(Accelerator(cpu=True), model, processor, image, protocol)
+        assert torch.equal(found, labels[0])
+
+
+def test_protocols_are_put_into_words():
+    assert Protocol().describe() == "single scale, whole image, compared at the original size"
+    words = Protocol("slide", 512, 341, (0.5, 1.0), True).describe()
+    assert words.startswith("multi-scale (0.5, 1.0) + flip, windows of 512 pixels every 341,")
+
+
+def test_only_a_trained_model_of_the_labels_is_evaluated(dataset, tmp_path):
+    VanImageProcessor().save_pretrained(tmp_path)
+    VanForSemanticSegmentation(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has 7 labels, dataset halves 3"):
+        load_trained(tmp_path, dataset)
+    model = VanForSemanticSegmentation(tiny_config(id2label=dataset.id2label))
+    model.van.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no weights for .*decode_head"):
+        load_trained(tmp_path, dataset)

@@ -4,25 +4,21 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import datasets
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, PartialState
+from conftest import BOX_NAMES, finish, launch
 from PIL import Image
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "examples" / "train_seg.py"
+SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
 sys.path.insert(0, str(SCRIPT.parent))
 train_seg = importlib.import_module("train_seg")
 
-NAMES = {0: "sky", 1: "ground", 2: "box"}
 # Two batches are accumulated to a step, so that a wrong count of batches after resuming would show.
 TRAINING = (
     *("--recipe", "scenes", "--model_size", "mini", "--crop_size", "32", "--max_train_steps", "6"),
@@ -31,66 +27,19 @@ TRAINING = (
 )
 
 
-def paint(rng: np.random.Generator) -> dict:
-    height, width = rng.integers(30, 60, size=2)
-    labels = np.zeros((height, width), dtype=np.uint8)
-    labels[height // 2 :] = 1
-    labels[height // 4 : height // 2, : width // 3] = 2
-    labels[0, 0] = 255
-    colors = rng.integers(0, 255, size=(256, 3))
-    image = np.clip(colors[labels] + rng.normal(0, 20, size=(height, width, 3)), 0, 255).astype(np.uint8)
-    return {"image": Image.fromarray(image), "mask": Image.fromarray(labels)}
-
-
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    rng = np.random.default_rng(0)
-    features = datasets.Features(image=datasets.Image(), mask=datasets.Image())
-    splits = {
-        split: datasets.Dataset.from_list([paint(rng) for _ in range(count)], features=features)
-        for split, count in {"train": 7, "validation": 5}.items()
-    }
-    folder = tmp_path_factory.mktemp("data") / "boxes"
-    datasets.DatasetDict(splits).save_to_disk(folder)
-    (folder / "id2label.json").write_text(json.dumps(NAMES))
-    return folder
-
-
-def launch(*arguments: object, num_processes: int = 1, cwd: Path) -> subprocess.Popen:
-    # With --cpu accelerate's launcher starts several processes through MPI only; its other launcher is torchrun.
-    kind = ["--cpu"] if num_processes == 1 else ["--multi_gpu", "--main_process_port", "0"]
-    options = [*kind, "--num_processes", str(num_processes), "--num_cpu_threads_per_process", "1"]
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        [sys.executable, "-m", "accelerate.commands.launch", *options, str(SCRIPT), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-@pytest.fixture(scope="module")
-def runs(dataset, tmp_path_factory) -> Path:
+def runs(boxes, tmp_path_factory) -> Path:
     """Folder with `whole`, a finished run and its `output.txt`, and `resumed`, one killed on the way and continued."""
     folder = tmp_path_factory.mktemp("runs")
-    whole = launch("--dataset", dataset, *TRAINING, "--output_dir", "whole", cwd=folder)
-    killed = launch("--dataset", dataset, *TRAINING, "--output_dir", "resumed", cwd=folder)
+    whole = launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "whole", cwd=folder)
+    killed = launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "resumed", cwd=folder)
     while not (folder / "resumed" / "checkpoint-2").exists() and killed.poll() is None:
         time.sleep(0.005)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert not (folder / "resumed" / "results.json").exists(), "the run ended before it could be killed"
     resume = ("--resume_from_checkpoint", "latest")
-    finish(launch("--dataset", dataset, *TRAINING, "--output_dir", "resumed", *resume, cwd=folder))
+    finish(launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "resumed", *resume, cwd=folder))
     (folder / "output.txt").write_text(finish(whole))
     return folder
 
@@ -110,7 +59,7 @@ def test_resumed_run_ends_with_the_same_weights(runs):
 def test_run_leaves_model_figures_and_pictures(runs):
     results = json.loads((runs / "whole" / "results.json").read_text())
     assert 0 <= results["mean_iou"] <= 1
-    assert results["iou"].keys() == set(NAMES.values())
+    assert results["iou"].keys() == set(BOX_NAMES.values())
     assert [evaluation["step"] for evaluation in results["evaluations"]] == [3, 6]
     assert results["run"]["gradient_accumulation_steps"] == 2
     assert results["arguments"]["ema_decay"] == 0.8
@@ -131,14 +80,14 @@ def test_printed_lines_use_the_model(runs, monkeypatch):
     scope = {}
     exec(lines[0], scope)
     segments = eval(lines[1], scope)
-    assert {segment["label"] for segment in segments} <= set(NAMES.values())
+    assert {segment["label"] for segment in segments} <= set(BOX_NAMES.values())
     assert segments[0]["mask"].size == Image.open(runs / "whole" / "example.png").size
 
 
-def test_two_processes_evaluate_as_one(runs, dataset):
-    arguments = ("--dataset", dataset, "--recipe", "scenes", "--max_train_steps", 0)
+def test_two_processes_evaluate_as_one(runs, boxes):
+    arguments = ("--dataset", boxes, "--recipe", "scenes", "--max_train_steps", 0)
     arguments += ("--model_name_or_path", "whole", "--output_dir", "evaluated")
-    finish(launch(*arguments, num_processes=2, cwd=runs))
+    finish(launch(SCRIPT, *arguments, num_processes=2, cwd=runs))
     evaluated = json.loads((runs / "evaluated" / "results.json").read_text())
     trained = json.loads((runs / "whole" / "results.json").read_text())
     assert (trained["run"]["num_processes"], evaluated["run"]["num_processes"]) == (1, 2)
@@ -147,10 +96,10 @@ def test_two_processes_evaluate_as_one(runs, dataset):
     assert not (runs / "evaluated" / "model.safetensors").exists()
 
 
-def test_two_processes_train(runs, dataset):
-    arguments = ("--dataset", dataset, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "semantic_fpn")
+def test_two_processes_train(runs, boxes):
+    arguments = ("--dataset", boxes, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "semantic_fpn")
     arguments += ("--max_train_steps", 2, "--report_to", "tensorboard", "--output_dir", "parallel")
-    output = finish(launch(*arguments, num_processes=2, cwd=runs))
+    output = finish(launch(SCRIPT, *arguments, num_processes=2, cwd=runs))
     assert "New weights, to be trained from scratch: decode_head" in output
     results = json.loads((runs / "parallel" / "results.json").read_text())
     assert results["run"]["num_processes"] == 2
@@ -167,9 +116,9 @@ def problems(monkeypatch, *arguments: object) -> list[str]:
     return train_seg.find_problems(args, train_seg.resolve_recipe(args), PartialState(cpu=True))
 
 
-def test_runs_are_kept_apart(monkeypatch, runs, dataset):
+def test_runs_are_kept_apart(monkeypatch, runs, boxes):
     monkeypatch.chdir(runs)
-    data = ("--dataset", dataset)
+    data = ("--dataset", boxes)
     (problem,) = problems(monkeypatch, *data, *TRAINING, "--output_dir", "whole")
     assert "finished run" in problem
 

@@ -9,6 +9,7 @@ from van_hf.visualization import (
     colorize,
     default_palette,
     overlay,
+    plot_confusion_matrix,
     plot_predictions,
     plot_training_curves,
     smooth,
@@ -88,6 +89,39 @@ def test_predictions_must_be_as_many(tmp_path):
         plot_predictions([image], [labels], [labels, labels], {0: "a"}, tmp_path / "grid.png")
     with pytest.raises(ValueError, match="0, 0 and 0"):
         plot_predictions([], [], [], {0: "a"}, tmp_path / "grid.png")
+
+
+def test_captions_stand_below_the_pictures(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    image, labels = Image.new("RGB", (4, 4)), np.zeros((4, 4), dtype=int)
+    path = tmp_path / "grid.png"
+    plot_predictions([image] * 2, [labels] * 2, [labels] * 2, {0: "sky"}, path, captions=["a", "b"])
+    assert [text.get_text() for axis in figures[0].axes for text in axis.texts] == ["a", "b"]
+
+
+def drawn_confusion(monkeypatch, tmp_path, matrix: np.ndarray, **kwargs) -> tuple[list[str], list[str], np.ndarray]:
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    names = {label: f"class {label}" for label in range(len(matrix))}
+    plot_confusion_matrix(matrix, names, tmp_path / "matrix.png", **kwargs)
+    axis = figures[0].axes[0]
+    rows, columns = ([tick.get_text() for tick in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels()))
+    return rows, columns, np.asarray(axis.images[0].get_array())
+
+
+def test_confusion_is_drawn_as_shares_of_the_truth(monkeypatch, tmp_path):
+    rows, columns, shares = drawn_confusion(monkeypatch, tmp_path, np.array([[3, 1], [0, 20]]))
+    assert rows == columns == ["class 0", "class 1"]
+    assert shares == pytest.approx(np.array([[0.75, 0.25], [0, 1]]))
+
+
+def test_confusion_of_many_classes_shows_the_most_frequent(monkeypatch, tmp_path):
+    matrix = np.diag([5, 50, 0, 500]) + np.eye(4, k=-1, dtype=int) * 10
+    rows, columns, shares = drawn_confusion(monkeypatch, tmp_path, matrix, max_labels=2)
+    assert rows == ["class 1", "class 3"]
+    assert columns == ["class 1", "class 3", "(any other)"]
+    assert shares == pytest.approx(np.array([[50, 0, 10], [0, 500, 10]]) / [[60], [510]])
 
 
 @pytest.mark.parametrize("evaluations", [[], [{"step": 2, "mean_iou": 0.25}, {"step": 4, "mean_iou": 0.5}]])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -88,6 +89,7 @@ def plot_predictions(
     id2label: dict[int, str],
     path: str | Path,
     palette: Sequence[Sequence[int]] | None = None,
+    captions: Sequence[str] | None = None,
 ) -> None:
     """Saves a grid of pictures beside truth and prediction, with a legend of the classes that occur in it.
 
@@ -98,6 +100,7 @@ def plot_predictions(
         id2label: Name of each label.
         path: Where to save the image, in a format that matplotlib knows by its suffix.
         palette: One `[red, green, blue]` in 0..255 per label, by default `default_palette`'s.
+        captions: A line below each picture.
 
     Raises:
         ValueError: There is no picture, or the three lists differ in length.
@@ -114,9 +117,10 @@ def plot_predictions(
     present = [int(label) for label in present]
     legend_columns = 6
     legend_rows = -(-(len(present)) // legend_columns)
-    size = (3 * column_width + 0.4, sum(row_heights) + 0.1 * len(images) + 0.6 + 0.28 * legend_rows)
+    between_rows = 0.4 if captions else 0.1
+    height = sum(row_heights) + between_rows * len(images) + 0.6 + 0.28 * legend_rows
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(3 * column_width + 0.4, height), layout="constrained")
     axes = figure.subplots(len(images), 3, squeeze=False, gridspec_kw={"height_ratios": row_heights})
     for row, image, reference, prediction in zip(axes, images, references, predictions, strict=True):
         row[0].imshow(image.convert("RGB"))
@@ -126,6 +130,8 @@ def plot_predictions(
         axis.set_title(title, fontsize=13)
     for axis in axes.flat:
         axis.set_axis_off()
+    for row, caption in zip(axes, captions or (), strict=False):
+        row[0].text(0, -0.02, caption, transform=row[0].transAxes, va="top", fontsize=10)
     figure.legend(
         handles=_legend_patches(present, id2label, palette),
         loc="outside lower center",
@@ -133,6 +139,52 @@ def plot_predictions(
         frameon=False,
         fontsize=10,
     )
+    figure.savefig(path, dpi=110, facecolor="white")
+
+
+def plot_confusion_matrix(
+    matrix: np.ndarray, id2label: dict[int, str], path: str | Path, max_labels: int = 40
+) -> None:
+    """Saves a picture of where the pixels of each class went, as shares of the class.
+
+    Args:
+        matrix: Counts `(num_labels, num_labels)`, rows are the truth and columns the prediction.
+        id2label: Name of each label.
+        path: Where to save the image, in a format that matplotlib knows by its suffix.
+        max_labels: Of more classes only those with the most pixels are drawn; a last column holds what was taken for
+            any of the others.
+    """
+    matrix = np.asarray(matrix)
+    pixels = matrix.sum(axis=1)
+    labels = np.flatnonzero(pixels)
+    labels = np.sort(labels[np.argsort(-pixels[labels], kind="stable")[:max_labels]])
+    names = [id2label[int(label)] for label in labels]
+    shares = matrix[labels] / pixels[labels, None]
+    columns, column_names = shares[:, labels], names
+    if len(labels) < len(matrix):
+        others = np.clip(1 - columns.sum(axis=1, keepdims=True), 0, 1)
+        columns, column_names = np.concatenate([columns, others], axis=1), [*names, "(any other)"]
+
+    cell = 0.3 if len(names) > 15 else 0.55  # inches
+    figure = Figure(figsize=(cell * len(column_names) + 3.5, cell * len(names) + 2.6), layout="constrained")
+    axis = figure.subplots()
+    # The square root of the shares: a tenth that goes astray must show beside nine tenths that do not.
+    image = axis.imshow(columns, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    for row, column in zip(*np.nonzero(columns >= 0.005), strict=True):
+        share = columns[row, column]
+        color = "white" if share > 0.4 else "black"
+        size = 6.5 if len(names) > 15 else 9
+        axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size, color=color)
+    axis.set_xticks(range(len(column_names)), column_names, rotation=90, fontsize=9)
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.set_xlabel("Prediction", fontsize=11)
+    axis.set_ylabel("Truth", fontsize=11)
+    title = "Percent of each class's pixels"
+    if len(labels) < np.count_nonzero(pixels):
+        title += f", the {len(labels)} classes with the most pixels"
+    axis.set_title(title, loc="left", fontsize=12)
+    colorbar = figure.colorbar(image, ax=axis, shrink=0.6, ticks=[0, 0.05, 0.2, 0.5, 1])
+    colorbar.ax.set_yticklabels(["0", "5", "20", "50", "100"])
     figure.savefig(path, dpi=110, facecolor="white")
 
 

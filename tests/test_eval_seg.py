@@ -1,0 +1,198 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import csv
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate import PartialState
+from conftest import BOX_NAMES, finish, launch, tiny_config
+from PIL import Image
+
+from van_hf import VanForSemanticSegmentation, VanImageProcessor
+from van_hf.data import load_segmentation_dataset
+from van_hf.metrics.mean_iou.mean_iou import MeanIoU
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "eval_seg.py"
+sys.path.insert(0, str(SCRIPT.parent))
+eval_seg = importlib.import_module("eval_seg")
+
+FIGURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "iou", "best_pictures", "worst_pictures")
+SLIDE = ("--mode", "slide", "--crop_size", 128, "--stride", 100, "--multi_scale", "--flip", "--save_predictions")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    torch.manual_seed(0)
+    VanForSemanticSegmentation(tiny_config(id2label=BOX_NAMES)).save_pretrained(folder)
+    # Pictures are processed much larger than they are, so that there is time to kill the process between two.
+    VanImageProcessor(size={"shortest_edge": 256, "longest_edge": 768}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(boxes, model, tmp_path_factory) -> Path:
+    """Folder with `whole`, a finished run of one process and its `output.txt`, and `resumed`, killed after the first
+    picture and continued by two processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    arguments = (SCRIPT, "--dataset", boxes, "--model_name_or_path", model, *SLIDE, "--output_dir")
+    killed = launch(*arguments, "resumed", cwd=folder)
+    while not number_of_records(folder / "resumed") and killed.poll() is None:
+        time.sleep(0.005)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert 0 < number_of_records(folder / "resumed") < 5
+    with next((folder / "resumed" / "progress").glob("*.jsonl")).open("a") as file:
+        file.write('{"idx": 4, "cells": [0')  # as a kill in the middle of a line leaves it
+    whole = launch(*arguments, "whole", cwd=folder)
+    output = finish(launch(*arguments, "resumed", num_processes=2, cwd=folder))
+    assert "evaluated before" in output
+    (folder / "output.txt").write_text(finish(whole))
+    return folder
+
+
+def number_of_records(folder: Path) -> int:
+    return sum(path.read_text().count("\n") for path in (folder / "progress").glob("*.jsonl"))
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def run_here(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(sys, "argv", ["eval_seg.py", *map(str, arguments)])
+    eval_seg.main()
+
+
+def test_killed_and_resumed_by_two_processes_gives_the_same_figures(runs):
+    whole, resumed = (results_of(runs / name) for name in ("whole", "resumed"))
+    assert (whole["num_processes"], resumed["num_processes"]) == (1, 2)
+    assert whole["time"]["pictures_in_these_seconds"] == 5
+    assert 0 < resumed["time"]["pictures_in_these_seconds"] < 5
+    for name in (*FIGURES, "protocol", "dataset", "model"):
+        assert whole[name] == resumed[name]
+    masks = sorted(path.name for path in (runs / "whole" / "predictions").iterdir())
+    assert masks == [f"val_{number:08d}.png" for number in range(1, 6)]
+    for name in masks:
+        whole, resumed = (np.asarray(Image.open(runs / run / "predictions" / name)) for run in ("whole", "resumed"))
+        assert np.array_equal(whole, resumed)
+
+
+def test_run_leaves_figures_and_pictures(runs):
+    results = results_of(runs / "whole")
+    assert results["protocol"]["inference"].startswith("multi-scale (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) + flip, windows")
+    assert results["protocol"]["stride"] == 100
+    assert results["dataset"]["fingerprint"]
+    assert [picture["idx"] for picture in results["worst_pictures"]] == [
+        picture["idx"] for picture in results["best_pictures"][::-1]
+    ]
+    with (runs / "whole" / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == list(BOX_NAMES.values())
+    assert {row["label"]: float(row["iou"]) for row in rows} == results["iou"]
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1)
+    for name in ("confusion_matrix.png", "best_pictures.png", "worst_pictures.png"):
+        with Image.open(runs / "whole" / name) as picture:
+            assert min(picture.size) > 300
+    assert not (runs / "whole" / "progress").exists()
+    output = (runs / "output.txt").read_text()
+    assert f"Mean IoU {100 * results['mean_iou']:.2f}" in output
+    assert all(f"\n{name:6} " in output for name in BOX_NAMES.values())
+
+
+def test_figures_are_those_of_the_saved_masks(runs, boxes):
+    dataset = load_segmentation_dataset(boxes)
+    masks = sorted((runs / "whole" / "predictions").iterdir())
+    scores = eval_seg.hub_scores(MeanIoU(num_labels=3), dataset, masks)
+    results = results_of(runs / "whole")
+    assert scores["mean_iou"] == results["mean_iou"]
+    assert scores["per_category_iou"].tolist() == list(results["iou"].values())
+
+
+def test_whole_pictures(monkeypatch, tmp_path, boxes, model):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, "--model_name_or_path", model)
+    run_here(monkeypatch, *arguments)
+    folder = tmp_path / "outputs" / "eval-tiny-boxes"
+    results = results_of(folder)
+    assert results["protocol"]["inference"] == "single scale, whole image, compared at the original size"
+    assert 0 <= results["mean_iou"] <= 1
+    assert not (folder / "predictions").exists()
+    monkeypatch.setattr(sys, "argv", ["eval_seg.py", *map(str, arguments)])
+    assert eval_seg.parse_arguments("").output_dir == "outputs/eval-tiny-boxes-2"
+
+
+def test_another_evaluation_is_not_continued(monkeypatch, tmp_path, boxes, model, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, "--model_name_or_path", model, "--output_dir", "begun")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(eval_seg, "append_counts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_here(patch, *arguments)
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, *arguments, "--flip", "--validation_split", "validation[1:]")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "flip is True, but begun holds an evaluation that was begun with False" in error
+    assert "dataset_fingerprint is" in error
+    run_here(monkeypatch, *arguments)
+    assert results_of(tmp_path / "begun")["time"]["pictures_in_these_seconds"] == 5
+
+
+def test_masks_are_named_as_the_pictures(tmp_path):
+    for split, numbers in {"training": (1,), "validation": (7, 3)}.items():
+        for number in numbers:
+            for kind, suffix in {"images": "jpg", "annotations": "png"}.items():
+                path = tmp_path / kind / split / f"ADE_{split[:5]}_{number:08d}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (2, 2)).save(path)
+    dataset = load_segmentation_dataset(tmp_path, id2label=3)
+    assert eval_seg.mask_names(dataset) == ["ADE_valid_00000003.png", "ADE_valid_00000007.png"]
+    twice = datasets.DatasetDict(validation=datasets.concatenate_datasets([dataset.splits["validation"]] * 2))
+    object.__setattr__(dataset, "splits", twice)
+    assert eval_seg.mask_names(dataset) == [f"val_{number:08d}.png" for number in range(1, 5)]
+
+
+def test_hub_metric_without_a_network_says_so(monkeypatch, tmp_path, boxes, model):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, "--model_name_or_path", model, "--metric", "mean_iou")
+    with pytest.raises(SystemExit, match="could not be loaded from the Hub.*\n.*Without --metric"):
+        run_here(monkeypatch, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["examples/train_seg.py without arguments"]),
+        (["--mode", "tiles", "--metric", "dice", "--mixed_precision", "fp8"], ["mode", "metric", "mixed_precision"]),
+        (["--crop_size", 64, "--stride", 32], ["--crop_size goes with", "--stride goes with"]),
+        (["--mode", "slide", "--crop_size", 8, "--stride", 9], ["32 or more, got 8", "from 1 to --crop_size 8"]),
+        (["--id2label", "none.json", "--output_dir", "finished"], ["id2label", "finished run"]),
+    ],
+)
+def test_all_problems_are_reported_at_once(monkeypatch, tmp_path, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "finished").mkdir()
+    (tmp_path / "finished" / "results.json").touch()
+    model = ["--model_name_or_path", "someone/van"] if arguments else []
+    monkeypatch.setattr(sys, "argv", ["eval_seg.py", *map(str, [*model, *arguments])])
+    found = eval_seg.find_problems(eval_seg.parse_arguments(""), PartialState(cpu=True))
+    assert len(found) == len(expected)
+    for part in expected:
+        assert any(part in problem for problem in found)
+
+
+def test_windows_have_a_default_size(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["eval_seg.py", "--mode", "slide"])
+    args = eval_seg.parse_arguments("")
+    assert (args.crop_size, args.stride) == (512, 341)
