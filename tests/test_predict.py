@@ -1,0 +1,222 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+from PIL import Image
+
+from van_hf import VanForImageClassification, VanForSemanticSegmentation, VanImageProcessor
+from van_hf.inference import RATIOS, multi_scale_flip_inference, whole_inference
+from van_hf.visualization import overlay
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+predict = importlib.import_module("predict")
+
+NAMES = {0: "sky", 1: "tree", 2: "road", 3: "house"}
+PALETTE = [[120, 180, 240], [30, 140, 40], [90, 90, 90], [200, 60, 50]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny model whose random weights tell all four classes apart."""
+    torch.manual_seed(0)
+    model = VanForSemanticSegmentation(tiny_config("semantic_fpn", id2label=NAMES, palette=PALETTE)).eval()
+    torch.nn.init.normal_(model.decode_head.classifier.weight)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    VanImageProcessor(size={"shortest_edge": 64, "longest_edge": 256}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return VanForSemanticSegmentation.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def image_processor(folder):
+    return VanImageProcessor.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Three pictures, one of them in a folder of its own, and one that its EXIF tag turns by a quarter."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "day").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in {"a.png": (12, 9), "b.c.JPG": (10, 12), "day/a.png": (8, 8)}.items():
+        noise = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        if name.endswith("JPG"):
+            exif[0x0112] = 6
+        noise.resize((size[1] * 8, size[0] * 8)).save(folder / name, exif=exif)
+    return folder
+
+
+def run(*arguments: object) -> int:
+    return predict.main([*map(str, arguments), "--device", "cpu"])
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def read_upright(path: Path, image_processor) -> torch.Tensor:
+    with Image.open(path) as image:
+        return image_processor.process_image(image, do_convert_rgb=True)
+
+
+def test_all_outputs_of_a_folder(folder, model, image_processor, pictures, tmp_path, capsys):
+    kinds = ("overlays", "masks", "shares")
+    assert run(folder, pictures, "--output_dir", tmp_path, "--recursive", "--save", *kinds) == 0
+    assert "3 of 3 pictures segmented" in capsys.readouterr().out
+    expected_files = [f"{kind}/{name}" for kind in ("masks", "overlays") for name in ("a.png", "b.c.png", "day/a.png")]
+    assert files(tmp_path) == [*expected_files, "shares/a.json", "shares/b.c.json", "shares/day/a.json"]
+
+    picture = read_upright(pictures / "b.c.JPG", image_processor)
+    assert picture.shape == (3, 96, 80)  # turned: the file's is 80 x 96
+    inputs = image_processor(picture, return_tensors="pt")
+    labels = whole_inference(model, inputs["pixel_values"], picture.shape[-2:], argmax=True)[0].numpy()
+    mask = Image.open(tmp_path / "masks/b.c.png")
+    assert mask.mode == "P" and (np.asarray(mask) == labels).all()
+    assert len(np.unique(labels)) > 1
+    assert mask.getpalette()[:12] == [channel for color in PALETTE for channel in color]
+
+    drawn = Image.open(tmp_path / "overlays/b.c.png")
+    upright = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    expected = np.asarray(overlay(upright, labels, PALETTE))
+    assert (np.asarray(drawn)[: picture.shape[1], : picture.shape[2]] == expected).all()
+    assert drawn.height > picture.shape[1]
+
+    shares = json.loads((tmp_path / "shares/b.c.json").read_text())
+    assert (shares["height"], shares["width"]) == labels.shape
+    assert shares["image"] == str(pictures / "b.c.JPG")
+    assert {entry["label"]: entry["share"] for entry in shares["classes"]} == {
+        NAMES[label]: (labels == label).mean() for label in np.unique(labels)
+    }
+    ordered = [entry["share"] for entry in shares["classes"]]
+    assert ordered == sorted(ordered, reverse=True)
+
+
+def test_broken_pictures_are_left_out(folder, pictures, tmp_path, capsys):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    whole = (pictures / "a.png").read_bytes()
+    (mixed / "1.png").write_bytes(whole[: len(whole) // 2])
+    (mixed / "2.jpg").write_text("no picture")
+    (mixed / "3.png").write_bytes(whole)
+    assert run(folder, mixed, "--output_dir", tmp_path / "out") == 1
+    printed = capsys.readouterr()
+    assert f"{mixed / '1.png'} is left out: OSError: " in printed.err
+    assert f"{mixed / '2.jpg'} is left out: UnidentifiedImageError: " in printed.err
+    assert "1 of 3 pictures segmented" in printed.out
+    assert files(tmp_path / "out") == ["overlays/3.png"]
+
+
+def test_outputs_are_replaced_only_when_asked(folder, pictures, tmp_path, capsys):
+    arguments = (folder, pictures / "a.png", "--output_dir", tmp_path, "--save", "masks")
+    assert run(*arguments) == 0
+    (tmp_path / "masks/a.png").write_text("precious")
+    assert run(*arguments) == 2
+    assert f"{tmp_path / 'masks/a.png'} is there already" in capsys.readouterr().err
+    assert (tmp_path / "masks/a.png").read_text() == "precious"
+    assert run(*arguments, "--overwrite") == 0
+    assert Image.open(tmp_path / "masks/a.png").mode == "P"
+
+
+def test_nothing_is_left_of_an_output_that_failed(tmp_path):
+    def save(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("disk full")
+
+    (tmp_path / "a.png").write_text("before")
+    with pytest.raises(OSError, match="disk full"):
+        predict.write(tmp_path / "a.png", save)
+    assert files(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("options", "ratios", "flip"),
+    [(("--multi_scale", "--flip"), RATIOS, True), (("--multi_scale",), RATIOS, False), (("--flip",), (1.0,), True)],
+)
+def test_multi_scale_and_flip(folder, model, image_processor, pictures, tmp_path, options, ratios, flip):
+    assert run(folder, pictures / "a.png", "--output_dir", tmp_path, "--save", "masks", *options) == 0
+    picture = read_upright(pictures / "a.png", image_processor)
+    labels = multi_scale_flip_inference(model, picture, ratios, flip, image_processor, argmax=True)[0]
+    assert (np.asarray(Image.open(tmp_path / "masks/a.png")) == labels.numpy()).all()
+
+
+def test_lower_precision_is_near(folder, model, image_processor, pictures):
+    picture = read_upright(pictures / "a.png", image_processor)
+    exact, near = (
+        predict.segment(model, image_processor, picture, False, False, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert 0.8 < (exact == near).mean() < 1
+
+
+def test_pictures_are_found_by_their_place(pictures, tmp_path):
+    find = predict.find_images
+    assert [str(name) for name in find([pictures], False, tmp_path)] == ["a", "b.c"]
+    assert list(find([pictures, pictures / "a.png"], True, tmp_path)) == [Path("a"), Path("b.c"), Path("day/a")]
+    assert list(find([pictures], True, pictures / "day")) == [Path("a"), Path("b.c")]
+    with pytest.raises(ValueError, match="day/a.png would both be named a;"):
+        find([pictures / "a.png", pictures / "day/a.png"], False, tmp_path)
+    with pytest.raises(ValueError, match="neither a file nor a folder"):
+        find([pictures / "none.png"], False, tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / ".a.png").touch()
+    with pytest.raises(ValueError, match="holds no picture .*--recursive"):
+        find([tmp_path], False, tmp_path / "out")
+
+
+def test_classes_beyond_256_are_16_bit_masks(tmp_path):
+    labels = np.array([[0, 255], [256, 299]])
+    predict.draw_mask(labels, [[0, 0, 0]] * 300).save(tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    assert mask.mode == "I;16" and np.asarray(mask).tolist() == labels.tolist()
+
+
+def test_legend_shows_every_class_and_wraps():
+    colors = [[200, 10 * idx, 0] for idx in range(8)]
+    entries = [(f"class {idx}", color) for idx, color in enumerate(colors)]
+    picture = Image.new("RGB", (300, 200), "navy")
+    drawn = predict.add_legend(picture, entries)
+    assert drawn.width == 300 and drawn.crop((0, 0, 300, 200)).getcolors() == [(60_000, (0, 0, 128))]
+    below = np.asarray(drawn)[200:]
+    rows = {int(np.argwhere((below == color).all(axis=-1))[0, 0]) for color in colors}
+    assert len(rows) > 1
+    one_row = predict.add_legend(picture, entries[:1])
+    assert one_row.height < drawn.height
+    assert predict.add_legend(Image.new("RGB", (4, 4)), entries).width > 50
+
+
+@pytest.mark.parametrize("arguments", [("--alpha", "1.5"), ("--save", "pdf"), ("--dtype", "int8")])
+def test_usage_errors(arguments, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        run("model", "picture.png", "--output_dir", tmp_path, *arguments)
+    assert stopped.value.code == 2
+
+
+def test_models_that_cannot_segment_are_refused(folder, pictures, tmp_path, capsys):
+    VanForImageClassification(tiny_config()).save_pretrained(tmp_path / "classifier")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "segformer"}')
+    image = pictures / "a.png"
+    for model, message in {
+        tmp_path / "classifier": "has no weights for",
+        foreign: "type 'segformer'; it must be 'van'",
+        tmp_path / "nowhere": "nowhere",
+    }.items():
+        assert run(model, image, "--output_dir", tmp_path / "out") == 2
+        assert message in capsys.readouterr().err
+    assert predict.main([str(folder), str(image), "--output_dir", str(tmp_path / "out"), "--device", "tpu9"]) == 2
+    assert "--device tpu9 cannot be used" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
