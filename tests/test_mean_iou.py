@@ -13,6 +13,7 @@ import torch
 
 import van_hf.metrics
 from van_hf.metrics import MeanIoU, confusion_matrix, scores_from_confusion_matrix
+from van_hf.metrics.mean_iou.mean_iou import PIXELS_AT_ONCE
 
 MODULE_DIR = Path(van_hf.metrics.__file__).parent / "mean_iou"
 SCORES = ["mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou", "per_category_accuracy"]
@@ -131,3 +132,20 @@ def test_settings_are_asked_for_and_kept():
     with pytest.raises(ValueError, match="unknown arguments.*'average'"):
         metric.compute(average="macro")
     assert metric.compute(num_labels=2, ignore_index=255)["mean_iou"] == 1.0
+
+
+def test_large_maps_are_counted_in_pieces():
+    generator = torch.Generator().manual_seed(0)
+    predictions, references = torch.randint(0, 5, (2, 3, 300, 311), generator=generator)
+    references[:, :20] = 255
+    assert predictions.numel() > 2 * PIXELS_AT_ONCE
+    expected = torch.tensor(
+        [
+            [int(((references == true) & (predictions == predicted)).sum()) for predicted in range(5)]
+            for true in range(5)
+        ]
+    )
+    assert torch.equal(confusion_matrix(predictions, references, num_labels=5), expected)
+    predictions[-1, -1, -1] = 7
+    with pytest.raises(ValueError, match="predictions hold ids out of range: 7"):
+        confusion_matrix(predictions, references, num_labels=5)

@@ -9,6 +9,9 @@ import evaluate
 import numpy as np
 import torch
 
+# What is counted at a time on the CPU: larger temporaries leave the cache, and cost more than the counting.
+PIXELS_AT_ONCE = 2**16
+
 _DESCRIPTION = """
 Mean intersection over union of semantic segmentation. Each batch is folded into an integer confusion matrix, so
 memory does not grow with the number of images and nothing is written to disk.
@@ -60,15 +63,25 @@ def confusion_matrix(
     for name, ids in {"predictions": predictions, "references": references}.items():
         if ids.is_floating_point() or ids.is_complex():
             raise ValueError(f"{name} have dtype {ids.dtype}; they must be class ids, as argmax gives them")
-    predictions = predictions.flatten().to(torch.int64)
-    references = references.flatten().to(predictions.device, torch.int64)
+    predictions, references = predictions.flatten(), references.flatten().to(predictions.device)
+    num_pixels = PIXELS_AT_ONCE if predictions.device.type == "cpu" else max(len(predictions), 1)
+    counts = torch.zeros(num_labels**2 + 1, dtype=torch.int64, device=predictions.device)
+    for predicted, true in zip(predictions.split(num_pixels), references.split(num_pixels), strict=True):
+        counts += _count_pairs(predicted.to(torch.int64), true.to(torch.int64), num_labels, ignore_index)
+    return counts[1:].view(num_labels, num_labels)
+
+
+def _count_pairs(
+    predictions: torch.Tensor, references: torch.Tensor, num_labels: int, ignore_index: int
+) -> torch.Tensor:
+    """Counts int64 (num_labels ** 2 + 1,): of ignored pixels, then of each pair of reference and prediction."""
     counted = references != ignore_index
     references = references * counted
     _check_ids("predictions", predictions, counted, num_labels)
     _check_ids("references", references, counted, num_labels)
-    # Ignored pixels get a bin of their own, the first; multiplying is several times as fast as masking.
+    # Multiplying is several times as fast as masking.
     pairs = references.mul_(num_labels).add_(predictions).add_(1).mul_(counted)
-    return torch.bincount(pairs, minlength=num_labels**2 + 1)[1:].view(num_labels, num_labels)
+    return torch.bincount(pairs, minlength=num_labels**2 + 1)
 
 
 def _check_ids(name: str, ids: torch.Tensor, counted: torch.Tensor, num_labels: int) -> None:
