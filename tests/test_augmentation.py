@@ -61,6 +61,31 @@ def test_crop_equals_resizing_the_whole_picture_and_cropping():
         assert augmentation.nearest_resized_crop(labels, size, window).equal(whole_labels[part])
 
 
+def test_a_part_of_the_picture_gives_the_same_crop():
+    image, _ = picture(70, 90)
+    for size, window in (((31, 40), (5, 9, 20, 30)), ((140, 181), (90, 0, 50, 60)), ((70, 90), (0, 26, 70, 64))):
+        left, top, right, bottom = augmentation.source_box((70, 90), size, window)
+        part = augmentation.resized_crop(image[:, top:bottom, left:right], size, window, (70, 90))
+        assert part.equal(augmentation.resized_crop(image, size, window))
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("source_size", [(64, 96), (67, 93)])
+def test_a_reduced_picture_is_not_shifted(source_size, reduction):
+    """On a ramp, means over squares and interpolation are both exact."""
+    rows, columns = (torch.arange(side) for side in source_size)
+    image = torch.stack([(2 * rows)[:, None].expand(source_size), (2 * columns).expand(source_size)])
+    reduced = image[:, reduction // 2 - 1 :: reduction, reduction // 2 - 1 :: reduction] + 1
+    # What is left over at the end becomes a pixel too; the window below stays away from it.
+    missing = [-(-side // reduction) - shown for side, shown in zip(source_size, reduced.shape[1:], strict=True)]
+    reduced = torch.nn.functional.pad(reduced, (0, missing[1], 0, missing[0])).byte()
+    size = source_size[0] // 9, source_size[1] // 9
+    window = (1, 1, size[0] - 3, size[1] - 3)
+    left, top, right, bottom = augmentation.source_box(source_size, size, window, reduction)
+    crop = augmentation.resized_crop(reduced[:, top:bottom, left:right], size, window, source_size, reduction)
+    torch.testing.assert_close(crop, augmentation.resized_crop(image.byte(), size, window), atol=1e-3, rtol=0)
+
+
 def test_only_the_part_that_is_shown_is_read():
     image, _ = picture(400, 500)
     window, size = (100, 200, 64, 64), (800, 1000)
@@ -77,8 +102,8 @@ def test_result_equals_the_plain_pipeline(height, width, monkeypatch):
     augment = TrainAugmentation(crop_size=64, scale=(256, 64), photometric_distortion=False, flip_probability=1.0)
     choose = augment._choose_crop
 
-    def choose_and_tell(labels, size, generator):
-        window, cropped = choose(labels, size, generator)
+    def choose_and_tell(labels, size, *args):
+        window, cropped = choose(labels, size, *args)
         windows.append((size, window))
         return window, cropped
 
@@ -142,6 +167,18 @@ def test_all_randomness_comes_from_the_generator():
     again = augment(image, labels, generator(4))
     assert first[0].equal(again[0]) and first[1].equal(again[1])
     assert not first[0].equal(augment(image, labels, generator(5))[0])
+
+
+def test_labels_may_be_reduced_crop_by_crop():
+    labels = picture(90, 120)[1]
+    labels[:20] = 255
+    reduced = torch.where((labels == 0) | (labels == 255), 255, labels - 1)
+    augment = TrainAugmentation(48, (200, 64), cat_max_ratio=0.2)
+    for seed in range(10):
+        drawn = augment.draw(labels, generator(seed), do_reduce_labels=True)
+        expected = augment.draw(reduced, generator(seed))
+        assert drawn.window == expected.window and drawn.distortion == expected.distortion
+        assert drawn.labels.equal(expected.labels)
 
 
 def test_inputs_are_left_as_they_are():

@@ -1,5 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import io
+
 import datasets
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from PIL import Image
 
 from van_hf.data import TrainAugmentation, TrainSamples, read_example
+from van_hf.data import samples as samples_module
 
 
 def example(mask, size=None, image=None):
@@ -32,7 +35,7 @@ def split():
     )
 
 
-def samples(split, seed=0, num_samples=20, **augmentation):
+def samples(split, seed=0, num_samples=20, jpeg_draft=False, **augmentation):
     return TrainSamples(
         split,
         TrainAugmentation(16, (40, 24), **augmentation),
@@ -40,7 +43,42 @@ def samples(split, seed=0, num_samples=20, **augmentation):
         do_reduce_labels=True,
         seed=seed,
         num_samples=num_samples,
+        jpeg_draft=jpeg_draft,
     )
+
+
+def wavy_picture(width=203, height=131, mode="RGB"):
+    """Waves of 80 pixels: long enough to survive a reduction, steep enough to tell a shift by one pixel."""
+    rows, columns = np.mgrid[:height, :width] * (2 * np.pi / 80)
+    waves = np.stack([np.sin(rows), np.sin(columns), np.sin(rows + columns)], axis=-1) * 80 + 128
+    return Image.fromarray(waves.astype(np.uint8)).convert(mode)
+
+
+def file_of(image, name="picture.jpg", orientation=1):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if name.endswith(".jpg") else {}
+    image.save(file, Image.registered_extensions()[name[name.index(".") :]], exif=exif, **options)
+    return {"bytes": file.getvalue(), "path": name}
+
+
+def split_of_files(image, size):
+    """One example: a picture as a file's {"bytes", "path"}, and random labels of (width, height)."""
+    labels = np.random.default_rng(0).integers(0, 4, size[::-1], dtype=np.uint8)
+    features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
+    rows = {"image": [image], "annotation": [file_of(Image.fromarray(labels), "mask.png")]}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def compare_draft(split, num_samples=8):
+    """Whether pictures were decoded at reduced size, and the mean difference that it makes; labels must not change."""
+    plain, drafted = (samples(split, num_samples=num_samples, jpeg_draft=draft) for draft in (False, True))
+    differences = []
+    for index in range(num_samples):
+        assert plain[index]["labels"].equal(drafted[index]["labels"])
+        pictures = (run[index]["pixel_values"].float() for run in (plain, drafted))
+        differences.append(float((next(pictures) - next(pictures)).abs().mean()))
+    return max(differences) > 0, sum(differences) / num_samples
 
 
 def test_labels_are_reduced_when_asked():
@@ -112,6 +150,97 @@ def test_samples_have_the_promised_form(split):
     assert sample["pixel_values"].shape == (3, 16, 16) and sample["pixel_values"].dtype == torch.uint8
     assert sample["labels"].shape == (16, 16) and sample["labels"].dtype == torch.int64
     assert set(sample["labels"].unique().tolist()) <= {0, 1, 2, 255}
+
+
+def test_samples_are_those_of_whole_pictures(split):
+    """Reading only what the crop shows gives what reading, reducing and augmenting the whole example gives."""
+    run = samples(split, num_samples=10)
+    for index in range(10):
+        order = torch.randperm(5, generator=samples_module._generator(0, 0, index // 5))
+        whole = read_example(split[int(order[index % 5])], num_labels=3, do_reduce_labels=True, name="")
+        image, labels = run.augmentation(*whole, samples_module._generator(0, 1, index))
+        assert run[index]["pixel_values"].equal(image) and run[index]["labels"].equal(labels.long())
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "CMYK", "L", "1", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_parts_of_any_picture_are_those_of_the_whole(mode, orientation):
+    image = wavy_picture(60, 44).convert("I" if mode == "I;16" else mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(wavy_picture(60, 44).getchannel(1))
+    name = "picture.tif" if mode in ("CMYK", "I;16") else "picture.png"
+    split = split_of_files(file_of(image.convert(mode), name, orientation), (44, 60) if orientation == 6 else (60, 44))
+    assert split[0]["image"].mode == mode
+    run = samples(split, num_samples=3)
+    whole = read_example(split[0], num_labels=3, do_reduce_labels=True, name="")
+    for index in range(3):
+        expected = run.augmentation(*whole, samples_module._generator(0, 1, index))[0]
+        assert run[index]["pixel_values"].equal(expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size, orientation", [((203, 131), 1), ((208, 136), 3), ((208, 136), 6), ((203, 131), 6)])
+def test_jpegs_decoded_at_reduced_size_look_the_same(size, orientation, mode):
+    file = file_of(wavy_picture(*size, mode), orientation=orientation)
+    drafted, difference = compare_draft(split_of_files(file, size[::-1] if orientation == 6 else size))
+    # Turned, a side that is no multiple would have its remainder in front.
+    assert drafted is (orientation == 1 or size == (208, 136))
+    # A shift by one pixel of the original alone makes more than 5 levels.
+    assert difference < 2.5
+
+
+def test_jpeg_files_are_decoded_at_reduced_size(tmp_path):
+    file = file_of(wavy_picture())
+    (tmp_path / "picture.jpg").write_bytes(file["bytes"])
+    assert compare_draft(split_of_files({"bytes": None, "path": str(tmp_path / "picture.jpg")}, (203, 131)))[0]
+
+
+@pytest.mark.parametrize(
+    "size, reduction", [((131, 203), 1), ((66, 100), 1), ((65, 101), 2), ((33, 50), 2), ((32, 50), 4), ((16, 25), 8)]
+)
+def test_a_draft_is_never_smaller_than_the_resized_picture(size, reduction):
+    image = Image.open(io.BytesIO(file_of(wavy_picture())["bytes"]))
+    assert samples_module._draft(image, size) == reduction
+    assert image.size == (-(-203 // reduction), -(-131 // reduction))
+    image.load()
+    assert samples_module._draft(image, size) == 1
+
+
+def test_turned_pictures_are_measured_upright():
+    image = Image.open(io.BytesIO(file_of(wavy_picture(240, 80), orientation=6)["bytes"]))
+    assert samples_module._draft(image, (60, 20)) == 4
+
+
+def test_other_pictures_do_not_change_with_jpeg_draft():
+    assert not compare_draft(split_of_files(file_of(wavy_picture(), "picture.png"), (203, 131)))[0]
+
+
+def test_transforms_of_the_split_are_respected():
+    def invert(rows):
+        return {**rows, "image": [Image.eval(image, lambda value: 255 - value) for image in rows["image"]]}
+
+    split = split_of_files(file_of(wavy_picture()), (203, 131))
+    inverted = samples(split.with_transform(invert), jpeg_draft=True, photometric_distortion=False)
+    plain = samples(split, photometric_distortion=False)
+    shown = plain[0]["labels"] != 255
+    sums = (inverted[0]["pixel_values"].int() + plain[0]["pixel_values"].int())[:, shown]
+    assert shown.any() and ((sums - 255).abs() <= 1).all()
+
+
+@pytest.mark.parametrize("jpeg_draft", [False, True])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda file: file | {"bytes": file["bytes"][:900]}, "cannot be read: .*truncated"),
+        (lambda file: file | {"bytes": b"no picture"}, "cannot be read: "),
+        (lambda file: file_of(wavy_picture(131, 203)), "131x203 pixels and its annotation 203x131"),
+        (lambda file: None, "the picture is a NoneType"),
+    ],
+)
+def test_pictures_that_cannot_be_used_are_named(spoil, message, jpeg_draft):
+    split = split_of_files(spoil(file_of(wavy_picture())), (203, 131))
+    with pytest.raises(ValueError, match=rf"train\[0\].*{message}"):
+        samples(split, jpeg_draft=jpeg_draft)[0]
 
 
 def test_every_epoch_shows_every_picture_once_in_its_own_order(split):

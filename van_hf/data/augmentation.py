@@ -9,9 +9,13 @@ them to 8 bits after every step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
+
+from ..image_processing_van import reduce_labels
 
 IGNORE_INDEX = 255
 # The originals pad with 0 after normalization. Before it, that is ImageNet's mean colour.
@@ -34,31 +38,62 @@ def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def resized_crop(image: torch.Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> torch.Tensor:
-    """What `window` shows of `image` resized to `size` (bilinear, half-pixel centers, no antialiasing).
+def source_box(
+    source_size: tuple[int, int], size: tuple[int, int], window: tuple[int, int, int, int], reduction: int = 1
+) -> tuple[int, int, int, int]:
+    """The part of a picture that `resized_crop` reads, as PIL's `crop` takes it: (left, top, right, bottom).
+
+    Args:
+        source_size: (height, width) of the whole picture.
+        size, window: as in `resized_crop`.
+        reduction: see `resized_crop`. The box counts the pixels that the reduced picture has.
+    """
+    top, left, height, width = window
+    rows_before, rows_after, _ = _bilinear_taps(source_size[0], size[0], top, height, reduction)
+    columns_before, columns_after, _ = _bilinear_taps(source_size[1], size[1], left, width, reduction)
+    return int(columns_before[0]), int(rows_before[0]), int(columns_after[-1]) + 1, int(rows_after[-1]) + 1
+
+
+def resized_crop(
+    image: torch.Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int, int, int],
+    source_size: tuple[int, int] | None = None,
+    reduction: int = 1,
+) -> torch.Tensor:
+    """What `window` shows of a picture resized to `size` (bilinear, half-pixel centers, no antialiasing).
 
     That is how cv2 resizes. The result is that of resizing the whole image and cropping, up to rounding, but only the
     window is computed.
 
     Args:
-        image: uint8 (channels, height, width).
+        image: uint8 (channels, height, width), the whole picture or, with `source_size`, its part in `source_box`.
         size: (height, width) of the whole resized image.
         window: (top, left, height, width) in the resized image, inside it.
+        source_size: (height, width) of the whole picture, before any reduction.
+        reduction: `image` comes from a picture that was reduced by this whole number: each of its pixels stands for
+            `reduction` x `reduction` of the original's, and the last row and column for what is left over.
 
     Returns:
         float32 (channels, window height, window width), 0..255, not rounded.
     """
     top, left, height, width = window
-    rows_before, rows_after, row_weights = _bilinear_taps(image.shape[1], size[0], top, height)
-    columns_before, columns_after, column_weights = _bilinear_taps(image.shape[2], size[1], left, width)
-    first_row, first_column = rows_before[0], columns_before[0]
-    part = image[:, first_row : rows_after[-1] + 1, first_column : columns_after[-1] + 1].numpy().astype(np.float32)
-    before = torch.from_numpy(part.take(columns_before - first_column, axis=2))
-    after = torch.from_numpy(part.take(columns_after - first_column, axis=2))
-    part = torch.lerp(before, after, torch.from_numpy(column_weights))
-    before = part[:, torch.from_numpy(rows_before - first_row)]
-    after = part[:, torch.from_numpy(rows_after - first_row)]
-    return torch.lerp(before, after, torch.from_numpy(row_weights)[:, None])
+    if source_size is None:
+        source_size = image.shape[1:]
+        first_column, first_row, end_column, end_row = source_box(source_size, size, window)
+        image = image[:, first_row:end_row, first_column:end_column]
+    rows_before, rows_after, row_weights = _bilinear_taps(source_size[0], size[0], top, height, reduction)
+    columns_before, columns_after, column_weights = _bilinear_taps(source_size[1], size[1], left, width, reduction)
+    # Of a picture that is made smaller most rows are never looked at.
+    rows, positions = np.unique(np.concatenate([rows_before, rows_after]), return_inverse=True)
+    # Rows lie together in memory if channels are last, as PIL has them; the rest is faster with channels first.
+    part = image.permute(1, 2, 0).numpy()[rows - rows_before[0]]
+    part = np.ascontiguousarray(part.transpose(2, 0, 1)).astype(np.float32)
+    before = torch.from_numpy(part.take(columns_before - columns_before[0], axis=2))
+    after = torch.from_numpy(part.take(columns_after - columns_before[0], axis=2))
+    part = before.lerp_(after, torch.from_numpy(column_weights))
+    before, after = (part.index_select(1, taps) for taps in torch.from_numpy(positions).split(height))
+    return before.lerp_(after, torch.from_numpy(row_weights)[:, None])
 
 
 def nearest_resized_crop(
@@ -70,19 +105,20 @@ def nearest_resized_crop(
     integers; cv2 and torch round the same rule, and so differ at ties.
     """
     top, left, height, width = window
-    rows = torch.arange(top, top + height) * labels.shape[0] // size[0]
-    columns = torch.arange(left, left + width) * labels.shape[1] // size[1]
-    return labels[rows][:, columns]
+    rows = np.arange(top, top + height) * labels.shape[0] // size[0]
+    columns = np.arange(left, left + width) * labels.shape[1] // size[1]
+    return torch.from_numpy(labels.numpy()[rows].take(columns, axis=1))
 
 
 def _bilinear_taps(
-    source_length: int, length: int, start: int, count: int
+    source_length: int, length: int, start: int, count: int, reduction: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The source positions before and after `count` output positions from `start`, and the weight of the latter."""
-    centers = (np.arange(start, start + count) + 0.5) * (source_length / length) - 0.5
-    centers = centers.clip(0, source_length - 1)
+    centers = (np.arange(start, start + count) + 0.5) * (source_length / (length * reduction)) - 0.5
+    last = -(-source_length // reduction) - 1
+    centers = centers.clip(0, last)
     before = np.floor(centers).astype(np.int64)
-    return before, np.minimum(before + 1, source_length - 1), (centers - before).astype(np.float32)
+    return before, np.minimum(before + 1, last), (centers - before).astype(np.float32)
 
 
 def distort(
@@ -144,6 +180,25 @@ def _adjust_saturation_and_hue(image: torch.Tensor, saturation: float, hue: floa
     return shares.sub_(1).mul_(new_chroma).add_(value)
 
 
+@dataclass(frozen=True)
+class DrawnAugmentation:
+    """All that is random about a sample, drawn before its picture is looked at.
+
+    Attributes:
+        size: (height, width) of the whole picture after resizing.
+        window: (top, left, height, width) of the crop in it.
+        labels: what the window shows of the labels, uint8 (height, width), 255 where ignored; not flipped.
+        flip: whether the crop is flipped left-right.
+        distortion: strengths for `distort`, or None.
+    """
+
+    size: tuple[int, int]
+    window: tuple[int, int, int, int]
+    labels: torch.Tensor
+    flip: bool
+    distortion: dict[str, float | bool] | None
+
+
 class TrainAugmentation:
     """Random resize, crop, flip and photometric distortion, then padding to the crop's size.
 
@@ -196,26 +251,60 @@ class TrainAugmentation:
             uint8 (3, crop_size, crop_size), padded right and bottom with ImageNet's mean colour (124, 116, 104), and
             uint8 (crop_size, crop_size), padded with 255.
         """
+        return self.apply(self.draw(labels, generator), image)
+
+    def draw(
+        self, labels: torch.Tensor, generator: torch.Generator, do_reduce_labels: bool = False
+    ) -> DrawnAugmentation:
+        """Draw everything that is random; of the picture nothing but its labels is needed for that.
+
+        Args:
+            labels: uint8 (height, width), 255 where ignored.
+            generator: all randomness comes from it.
+            do_reduce_labels: whether the labels are still to be reduced, which is done to the crops alone.
+        """
         ratio = _uniform(generator, *self.ratio_range)
         size = keep_ratio_size(*labels.shape, tuple(int(side * ratio) for side in self.scale))
-        window, labels = self._choose_crop(labels, size, generator)
-        image = resized_crop(image, size, window)
-        if _uniform(generator) < self.flip_probability:
+        window, labels = self._choose_crop(labels, size, generator, do_reduce_labels)
+        flip = _uniform(generator) < self.flip_probability
+        distortion = draw_distortion(generator) if self.photometric_distortion else None
+        return DrawnAugmentation(size, window, labels, flip, distortion)
+
+    def apply(
+        self,
+        drawn: DrawnAugmentation,
+        image: torch.Tensor,
+        source_size: tuple[int, int] | None = None,
+        reduction: int = 1,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make the sample that was drawn.
+
+        Args:
+            drawn: what `draw` returned for the picture's labels.
+            image, source_size, reduction: the picture or a part of it, RGB, see `resized_crop`.
+
+        Returns:
+            As `__call__` does.
+        """
+        image, labels = resized_crop(image, drawn.size, drawn.window, source_size, reduction), drawn.labels
+        if drawn.flip:
             image, labels = F.horizontal_flip(image), F.horizontal_flip(labels)
-        if self.photometric_distortion:
-            image = distort(image, **draw_distortion(generator))
+        if drawn.distortion is not None:
+            image = distort(image, **drawn.distortion)
         image = image.round_().to(torch.uint8)
         return self._pad(image, labels)
 
-    def _choose_crop(self, labels: torch.Tensor, size: tuple[int, int], generator: torch.Generator):
+    def _choose_crop(
+        self, labels: torch.Tensor, size: tuple[int, int], generator: torch.Generator, do_reduce_labels: bool
+    ):
         # The originals look at ten crops and, when none will do, take an eleventh unseen.
-        for _ in range(CROP_TRIES):
+        for attempt in range(CROP_TRIES + 1):
             window = self._draw_window(size, generator)
             cropped = nearest_resized_crop(labels, size, window)
-            if self.cat_max_ratio >= 1 or self._is_varied(cropped):
+            if do_reduce_labels:
+                cropped = reduce_labels(cropped)
+            if attempt == CROP_TRIES or self.cat_max_ratio >= 1 or self._is_varied(cropped):
                 return window, cropped
-        window = self._draw_window(size, generator)
-        return window, nearest_resized_crop(labels, size, window)
 
     def _draw_window(self, size: tuple[int, int], generator: torch.Generator) -> tuple[int, int, int, int]:
         height, width = (min(side, self.crop_size) for side in size)
