@@ -319,10 +319,9 @@ def test_post_processing_without_known_areas(processor):
             processor.post_process_semantic_segmentation(outputs, **kwargs)
 
 
-def test_large_maps_are_made_a_few_classes_at_a_time(processor, monkeypatch):
+def test_of_equal_scores_the_first_class_is_taken(processor):
     logits = random_logits(1, 7, 8, 8)
-    logits[:, 5] = logits[:, 2]  # ties must go to the lower id, across chunks too
-    monkeypatch.setattr("van_hf.image_processing_van.SCORES_AT_ONCE", 2 * 20 * 30)
+    logits[:, 5] = logits[:, 2]
     [found] = processor.post_process_semantic_segmentation({"logits": logits}, target_sizes=[(20, 30)])
     assert torch.equal(found, interpolated(logits[0], (20, 30)).argmax(0))
 

@@ -9,16 +9,19 @@ of mmsegmentation 0.26, with its parameter names but for `classifier`, there `co
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_eval
 
 from .configuration_van import VanConfig
+from .ops import channels_first, conv2d, conv2d_over_upsampled, resize_to
 
 
-def resize_to(features: torch.Tensor, size: torch.Size, mode: str = "bilinear") -> torch.Tensor:
-    """Interpolates `features` (batch, channels, height, width) to `size` (height, width), corners not aligned."""
-    if features.shape[-2:] == size:
-        return features
-    return F.interpolate(features, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
+class Conv(nn.Conv2d):
+    """A convolution that keeps the size, of a map or of maps that are first brought to the first one's size."""
+
+    def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        if isinstance(features, torch.Tensor):
+            return conv2d(features, self.weight, self.bias)
+        return conv2d_over_upsampled(features, self.weight, self.bias)
 
 
 class ConvModule(nn.Module):
@@ -26,16 +29,22 @@ class ConvModule(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         # The name matters: the recipes exempt what is called `norm` from weight decay, and these are decayed.
         self.bn = nn.BatchNorm2d(out_channels)
-        self.activation = nn.ReLU()
+        self.activation = nn.ReLU(inplace=True)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         return self.activation(self.bn(self.conv(features)))
 
+    def fuse(self):
+        """Folds the normalization into the convolution, for inference; once is enough."""
+        if not isinstance(self.bn, nn.Identity):
+            self.conv = fuse_conv_bn_eval(self.conv, self.bn)
+            self.bn = nn.Identity()
 
-class PyramidConv(nn.Conv2d):
+
+class PyramidConv(Conv):
     """Convolution with bias and nothing after it, of Semantic FPN's pyramid. A class of its own for its Xavier
     initialization; the size stays."""
 
@@ -84,6 +93,7 @@ class UperNetHead(nn.Module):
         Returns:
             Scores of shape (batch, num_labels, height / 4, width / 4).
         """
+        features = [channels_first(maps) for maps in features]
         laterals = [conv(maps) for conv, maps in zip(self.lateral_convs, features[:-1], strict=True)]
         laterals.append(self.pool_pyramid(features[-1]))  # (batch, channels, height / 32, width / 32)
         for idx in range(len(laterals) - 1, 0, -1):
@@ -91,9 +101,8 @@ class UperNetHead(nn.Module):
         pyramid = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:-1], strict=True)]
         pyramid.append(laterals[-1])
         del laterals  # the largest maps there are; the next lines need room
-        size = pyramid[0].shape[-2:]
-        fused = torch.cat([resize_to(maps, size) for maps in pyramid], dim=1)  # (batch, 4 * channels, height / 4, ...)
-        return self.classifier(self.dropout(self.fpn_bottleneck(fused)))
+        fused = self.fpn_bottleneck(pyramid)  # (batch, channels, height / 4, width / 4)
+        return self.classifier(self.dropout(fused))
 
 
 class SemanticFpnHead(nn.Module):
@@ -132,6 +141,7 @@ class SemanticFpnHead(nn.Module):
         Returns:
             Scores of shape (batch, num_labels, height / 4, width / 4).
         """
+        features = [channels_first(maps) for maps in features]
         laterals = [conv(maps) for conv, maps in zip(self.lateral_convs, features, strict=True)]
         for idx in range(len(laterals) - 1, 0, -1):
             size = laterals[idx - 1].shape[-2:]

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import torch
@@ -31,9 +32,10 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .ops import upsampled_argmax
+
 IGNORE_INDEX = 255
 LOGITS_STRIDE = 4  # the models' logits come out at a quarter of the input size, rounded up
-SCORES_AT_ONCE = 2**27  # class scores (float32) that the arg max at full size may hold, 512 MB
 MAP_MODES = ("1", "L", "P", "I")  # PIL modes of one integer channel; "I;16" and its variants besides
 
 
@@ -239,7 +241,7 @@ class VanImageProcessor(TorchvisionBackend):
         for picture, (rows, columns), size in zip(logits, areas, target_sizes or areas, strict=True):
             own = picture[:, :rows, :columns].float()
             if not return_segmentation_scores:
-                results.append(_upsampled_argmax(own, size))
+                results.append(upsampled_argmax(own[None], size)[0])
                 continue
             scores = F.interpolate(own[None], size=size, mode="bilinear", align_corners=False)[0]
             data = {"segmentation": scores.argmax(dim=0), "segmentation_scores": scores}
@@ -362,7 +364,8 @@ def _open_image(source):
 
 def _pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndarray:
     """Pixels of the upright picture, (height, width) or (height, width, channels), uint8, uint16 or bool."""
-    image = PIL.ImageOps.exif_transpose(image)
+    if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:  # else exif_transpose would make a copy
+        image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
@@ -374,7 +377,7 @@ def _pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.nda
         if image.has_transparency_data:
             white = PIL.Image.new("RGBA", image.size, "white")
             image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
-        image = image.convert("RGB")
+        image = image if image.mode == "RGB" else image.convert("RGB")
     return np.array(image)
 
 
@@ -485,25 +488,6 @@ def _to_sizes(sizes, name: str, batch_size: int) -> list[tuple[int, int]] | None
     if len(sizes) != batch_size:
         raise ValueError(f"{name} has {len(sizes)} sizes for logits of a batch of {batch_size}; give one per picture")
     return sizes
-
-
-def _upsampled_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Class ids (height, width) of the largest bilinearly interpolated logits (num_labels, rows, columns).
-
-    Classes are taken a few at a time: a 12-megapixel map of 150 classes would need 7 GB of scores at once.
-    """
-    chunk = max(SCORES_AT_ONCE // (size[0] * size[1]), 1)
-    best = ids = None
-    for start in range(0, len(logits), chunk):
-        scores = F.interpolate(logits[None, start : start + chunk], size=size, mode="bilinear", align_corners=False)[0]
-        highest, arguments = scores.max(dim=0)
-        arguments += start
-        if best is None:
-            best, ids = highest, arguments
-        else:
-            ids = torch.where(highest > best, arguments, ids)
-            best = torch.maximum(best, highest)
-    return ids
 
 
 __all__ = ["VanImageProcessor", "reduce_labels"]

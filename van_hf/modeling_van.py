@@ -11,7 +11,7 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_eval
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
@@ -30,7 +30,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_van import VanConfig
-from .decode_heads import DECODE_HEADS, Classifier, FcnHead, PyramidConv, resize_to
+from .decode_heads import DECODE_HEADS, Classifier, ConvModule, FcnHead, PyramidConv
+from .ops import channels_last, depthwise_conv2d, upsampled_cross_entropy
 
 
 class VanDropPath(nn.Module):
@@ -73,6 +74,17 @@ class VanOverlappingPatchEmbedder(nn.Module):
         return self.normalization(self.convolution(hidden_states))
 
 
+class VanDepthwiseConv(nn.Conv2d):
+    """A depthwise convolution of (batch, hidden_size, height, width), which stays."""
+
+    def __init__(self, hidden_size: int, kernel_size: int, dilation: int = 1):
+        padding = dilation * (kernel_size // 2)
+        super().__init__(hidden_size, hidden_size, kernel_size, padding=padding, dilation=dilation, groups=hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return depthwise_conv2d(hidden_states, self.weight, self.bias, dilation=self.dilation[0])
+
+
 class VanMlpLayer(nn.Module):
     """The feed-forward layers: 1x1, 3x3 depthwise and 1x1 convolution. (batch, hidden_size, height, width) stays."""
 
@@ -80,7 +92,7 @@ class VanMlpLayer(nn.Module):
         super().__init__()
         inner_size = hidden_size * mlp_ratio
         self.in_dense = nn.Conv2d(hidden_size, inner_size, kernel_size=1)
-        self.depth_wise = nn.Conv2d(inner_size, inner_size, kernel_size=3, padding=1, groups=inner_size)
+        self.depth_wise = VanDepthwiseConv(inner_size, kernel_size=3)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.dropout_rate)
         self.out_dense = nn.Conv2d(inner_size, hidden_size, kernel_size=1)
@@ -95,10 +107,8 @@ class VanLargeKernelAttention(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.depth_wise = nn.Conv2d(hidden_size, hidden_size, kernel_size=5, padding=2, groups=hidden_size)
-        self.depth_wise_dilated = nn.Conv2d(
-            hidden_size, hidden_size, kernel_size=7, dilation=3, padding=9, groups=hidden_size
-        )
+        self.depth_wise = VanDepthwiseConv(hidden_size, kernel_size=5)
+        self.depth_wise_dilated = VanDepthwiseConv(hidden_size, kernel_size=7, dilation=3)
         self.point_wise = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -162,6 +172,52 @@ class VanLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.mlp_scaling(transformed))
 
 
+class VanFusedLayer(nn.Module):
+    """A [`VanLayer`] for inference, its normalizations and layer scales folded into the 1x1 convolutions beside them.
+
+    Of the attention's own residual, `scale * norm(x)`, a factor of each channel is left, and a part of a bias.
+    """
+
+    def __init__(self, layer: VanLayer):
+        super().__init__()
+        factor, shift = _affine(layer.pre_normomalization)
+        scale = layer.attention_scaling.weight
+        attention, mlp = layer.attention, layer.mlp
+        self.pre_projection = _fold_before(factor, shift, attention.pre_projection.conv)
+        self.activation = attention.pre_projection.act
+        self.attention_layer = attention.attention_layer
+        self.post_projection = _fold_after(attention.post_projection, scale, shift * scale)
+        self.skip = nn.Parameter((1 + scale * factor)[:, None, None], requires_grad=False)
+        self.mlp = mlp
+        mlp.in_dense = _fold_before(*_affine(layer.post_normalization), mlp.in_dense)
+        mlp.out_dense = _fold_after(mlp.out_dense, layer.mlp_scaling.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        attended = self.attention_layer(self.activation(self.pre_projection(hidden_states)))
+        hidden_states = torch.addcmul(self.post_projection(attended), hidden_states, self.skip)
+        return hidden_states + self.mlp(hidden_states)
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor and shift of each channel that a normalization is at inference."""
+    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return factor, norm.bias - norm.running_mean * factor
+
+
+def _fold_before(factor: torch.Tensor, shift: torch.Tensor, conv: nn.Conv2d) -> nn.Conv2d:
+    """`conv(factor * x + shift)` as one 1x1 convolution, in place."""
+    conv.bias.add_(conv.weight[:, :, 0, 0] @ shift)
+    conv.weight.mul_(factor[:, None, None])
+    return conv
+
+
+def _fold_after(conv: nn.Conv2d, factor: torch.Tensor, shift: torch.Tensor | float = 0.0) -> nn.Conv2d:
+    """`factor * conv(x) + shift` as one convolution, in place."""
+    conv.weight.mul_(factor[:, None, None, None])
+    conv.bias.mul_(factor).add_(shift)
+    return conv
+
+
 class VanStage(nn.Module):
     """Patch embedding, blocks and LayerNorm: (batch, channels of the stage before, height, width) -> (batch,
     hidden_sizes[stage_idx], height / stride, width / stride)."""
@@ -194,6 +250,14 @@ class VanStage(nn.Module):
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return self.normalization(hidden_states)
+
+    def fuse(self):
+        """Folds what is linear at inference into the convolutions, in place; once is enough."""
+        if isinstance(self.embeddings.normalization, nn.Identity):
+            return
+        self.embeddings.convolution = fuse_conv_bn_eval(self.embeddings.convolution, self.embeddings.normalization)
+        self.embeddings.normalization = nn.Identity()
+        self.layers = nn.ModuleList(VanFusedLayer(layer) for layer in self.layers)
 
 
 class VanPreTrainedModel(PreTrainedModel):
@@ -254,6 +318,37 @@ class VanPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if output_loading_info else model
 
+    @torch.no_grad()
+    def fuse(self):
+        """Folds normalizations and layer scales into the convolutions beside them, in place, for faster inference.
+
+        The outputs stay what they were, up to rounding. Nothing undoes it but loading the model anew: a fused model
+        can be neither trained nor saved.
+
+        Returns:
+            The model, in evaluation mode.
+        """
+        self.eval()
+        for module in list(self.modules()):
+            if isinstance(module, (VanStage, ConvModule)):
+                module.fuse()
+        return self
+
+    def _is_fused(self) -> bool:
+        return any(isinstance(module, VanFusedLayer) for module in self.modules())
+
+    def train(self, mode: bool = True):
+        """[`~torch.nn.Module.train`]; a fused model refuses it with a ValueError."""
+        if mode and self._is_fused():
+            raise ValueError("a fused model cannot be trained: its normalizations are gone. Load it anew.")
+        return super().train(mode)
+
+    def save_pretrained(self, *args, **kwargs):
+        """[`~transformers.PreTrainedModel.save_pretrained`]; a fused model refuses it with a ValueError."""
+        if self._is_fused():
+            raise ValueError("a fused model cannot be saved: its weights fit no other model. Save it before fuse().")
+        return super().save_pretrained(*args, **kwargs)
+
 
 class VanEncoder(VanPreTrainedModel):
     """The stages."""
@@ -267,6 +362,7 @@ class VanEncoder(VanPreTrainedModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
         """(batch, num_channels, height, width) -> (batch, hidden_sizes[-1], height / 32, width / 32)."""
+        hidden_states = channels_last(hidden_states)
         for stage in self.stages:
             hidden_states = stage(hidden_states)
         return BaseModelOutput(last_hidden_state=hidden_states)
@@ -438,17 +534,14 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
         loss = None
         if labels is not None:
             self._check_labels(labels, batch_size=pixel_values.shape[0])
-            loss = self._cross_entropy(logits, labels)
+            ignore_index = self.config.semantic_loss_ignore_index
+            loss = upsampled_cross_entropy(logits, labels, ignore_index)
             if self.auxiliary_head is not None and self.training:
-                auxiliary_loss = self._cross_entropy(self.auxiliary_head(outputs.hidden_states), labels)
+                auxiliary_loss = upsampled_cross_entropy(
+                    self.auxiliary_head(outputs.hidden_states), labels, ignore_index
+                )
                 loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        scores = resize_to(logits.float(), labels.shape[-2:])
-        ignore_index = self.config.semantic_loss_ignore_index
-        num_valid = (labels != ignore_index).sum().clamp(min=1)
-        return F.cross_entropy(scores, labels, ignore_index=ignore_index, reduction="sum") / num_valid
 
     def _check_labels(self, labels: torch.Tensor, batch_size: int):
         if labels.ndim != 3 or labels.shape[0] != batch_size:
