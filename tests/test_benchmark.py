@@ -1,61 +1,315 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import argparse
-import importlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import tiny_config
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-benchmark = importlib.import_module("benchmark")
+import benchmark
+from benchmarks import complexity, import_time, inference, loader, measuring, metric, models, postprocess, training
 
-SIZES = ("--num_images", 5, "--height", 24, "--width", 31, "--num_labels", 9)
+from van_hf import VanConfig
+
+PUBLISHED_PARAMETERS = {  # in millions, as README has them
+    "upernet": {"b0": 32.1, "b1": 43.8, "b2": 56.6, "b3": 74.7, "b4": 90.3, "b5": 121.9, "b6": 231.5},
+    "semantic_fpn": {"b0": 7.98, "b1": 17.6, "b2": 30.3, "b3": 48.5, "b4": 64.0},
+}
+# With UperNet at 512 x 2048, in G, the auxiliary head included.
+PUBLISHED_MULTIPLY_ADDS = {"b0": 859, "b1": 898, "b2": 950, "b3": 1032, "b4": 1099, "b5": 1208, "b6": 1658}
 
 
 def run(*arguments: object) -> int:
     return benchmark.main([str(argument) for argument in arguments])
 
 
+def run_json(path: Path, *arguments: object) -> dict:
+    """What a sub-command writes."""
+    assert run(*arguments, "--json", path) == 0
+    return json.loads(path.read_text())
+
+
 @pytest.fixture
 def here(monkeypatch):
-    """Measures in this process: a new one takes seconds to import everything."""
-    monkeypatch.setattr(benchmark, "in_new_process", lambda function, *arguments: function(*arguments))
+    """Measures in this process, tiny models only: a new process takes seconds to import everything."""
+    for module in (inference, training, postprocess, metric):
+        monkeypatch.setattr(module, "in_new_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(
+        VanConfig, "from_size", lambda size, decode_head="upernet", **fields: tiny_config(decode_head, **fields)
+    )
+    monkeypatch.setattr(measuring.gc, "collect", lambda: None)  # a fourth of a second each time, among all the tests
+    monkeypatch.setitem(measuring.MATRIX_SIDES, "cpu", 32)
+    monkeypatch.setattr(models, "CALIBRATION_SIZE", 64)
 
 
 def test_new_processes_are_others():
-    assert benchmark.in_new_process(os.getpid) != os.getpid()
+    assert measuring.in_new_process(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match="invalid literal"):
-        benchmark.in_new_process(int, "none")
+        measuring.in_new_process(int, "none")
+
+
+def test_sides_take_turns():
+    turns = []
+    sides = {name: lambda name=name: turns.append(name) for name in ("one", "other")}
+    seconds = measuring.take_turns(sides, repeats=2)
+    assert turns == ["one", "other"] * 3
+    assert list(seconds) == ["one", "other"] and all(value >= 0 for value in seconds.values())
+
+
+def test_times_are_medians_without_the_first(monkeypatch):
+    times = iter([100.0, 1.0, 5.0, 2.0])
+    monkeypatch.setattr(measuring, "seconds_of", lambda function, device: next(times))
+    assert measuring.take_turns({"side": None}, repeats=3) == {"side": 2.0}
+
+
+def test_peak_memory_sees_what_was_let_go():
+    assert measuring.peak_memory_of(lambda: np.ones(2**22).sum()) > 2**24
+    assert measuring.peak_memory_of(lambda: None) < 2**24
+
+
+def test_tables_show_what_there_is(tmp_path):
+    table = measuring.Table("title", [{"side": "one", "seconds": 1.0}, {"side": "other", "speedup": math.nan}], ["so"])
+    lines = str(table).splitlines()
+    assert lines[0] == "title" and lines[-1] == "so"
+    assert [line.split() for line in lines[1:-1]] == [
+        ["side", "seconds", "speedup"],
+        ["one", "1", "-"],
+        ["other", "-", "-"],
+    ]
+    measuring.write_json(tmp_path / "file.json", "name", {}, measuring.machine(), [table])
+    written = json.loads((tmp_path / "file.json").read_text())
+    assert written["tables"][0]["rows"][1] == {"side": "other", "speedup": None}
+    assert written["machine"]["torch"] == torch.__version__
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+@pytest.mark.parametrize("training_mode", [False, True])
+def test_transformers_upernet_has_the_same_outputs(pixel_values, training_mode):
+    config = tiny_config(classifier_dropout_prob=0.0)
+    model = models.random_model(config).train(training_mode)
+    stock = models.stock_upernet(model, use_auxiliary_head=training_mode)
+    labels = training.random_labels((2, 64, 96), config.num_labels, "cpu")
+    with torch.no_grad():
+        ours, theirs = model(pixel_values, labels=labels), stock(pixel_values, labels=labels)
+    logits = F.interpolate(ours.logits, size=(64, 96), mode="bilinear")
+    torch.testing.assert_close(theirs.logits, logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(theirs.loss, ours.loss)
+
+
+def test_random_models_hide_nothing(pixel_values):
+    model = models.random_model(tiny_config())
+    with torch.no_grad():
+        before = model(pixel_values).logits
+        assert 1 < before.abs().max() < 100 and len(before.argmax(dim=1).unique()) > 3
+        for name, parameter in model.named_parameters():
+            if name.startswith("auxiliary_head"):
+                continue
+            kept = parameter.clone()
+            parameter.mul_(0.5)
+            assert (model(pixel_values).logits - before).abs().max() > 1e-4, name
+            parameter.copy_(kept)
+    again = models.random_model(tiny_config()).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
+
+
+def test_inference_beside_others(here, tmp_path, capsys):
+    arguments = ("--height", 64, "--width", 96, "--repeats", 1, "--num_labels", 7)
+    heads = ("--decode_head", "upernet", "semantic_fpn")
+    upernet, fpn = run_json(tmp_path / "file.json", "inference", *arguments, *heads)["tables"]
+    assert [row["side"] for row in upernet["rows"]] == ["plain", "transformers", "van_hf", "van_hf fused"]
+    assert [row["side"] for row in fpn["rows"]] == ["plain", "van_hf", "van_hf fused"]
+    for row in upernet["rows"] + fpn["rows"]:
+        assert row["largest difference"] < 1e-3 and row["seconds"] > 0 and row["peak memory"] >= 0
+    assert max(row["speedup"] for row in upernet["rows"][:2]) == 1
+    assert "VAN-B0 + semantic_fpn, 1 x 64 x 96, float32" in capsys.readouterr().out
+
+    (table,) = run_json(tmp_path / "file.json", "inference", *arguments, "--dtype", "bfloat16")["tables"]
+    assert all(0.9 < row["agreement"] <= 1 for row in table["rows"])
+
+
+def test_every_side_can_be_compiled(monkeypatch):
+    kinds = ["plain", "transformers", "van_hf", "van_hf fused"]
+    assert inference.side_names("upernet", compiled=True) == kinds + [f"{kind} compiled" for kind in kinds]
+    assert inference.side_names("semantic_fpn", compiled=False) == ["plain", "van_hf", "van_hf fused"]
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    weights = models.random_model(tiny_config())
+    inference.logits_function("van_hf compiled", weights)(torch.zeros(1, 3, 32, 32))
+    inference.logits_function("van_hf", weights)(torch.zeros(1, 3, 32, 32))
+    assert compiled == [weights]
+
+
+def test_comparison_of_logits_sees_differences():
+    reference = torch.zeros(1, 2, 2, 2)
+    reference[:, 0] = 1
+    other = reference.clone()
+    other[0, 1, 0, 0] = 3
+    exact = reference.double() - 0.5
+    compared = inference.compare_logits(other, reference, exact, torch.float32)
+    assert compared == {"largest difference": 3, "rounding error": 3.5}
+    assert inference.compare_logits(other, reference, exact, torch.bfloat16) == {"agreement": 0.75}
+    compared = inference.compare_logits(torch.ones(1, 2, 8, 8), reference, exact, torch.float32)
+    assert compared == {"largest difference": 1, "rounding error": 1.5}
+
+
+def test_training_beside_others(here, tmp_path):
+    arguments = ("--crop_size", 64, "--repeats", 1, "--num_labels", 7)
+    (table,) = run_json(tmp_path / "file.json", "training", *arguments)["tables"]
+    assert [row["side"] for row in table["rows"]] == ["plain", "transformers", "van_hf"]
+    for row in table["rows"]:
+        assert row["difference in float64"] < 1e-9 and row["seconds"] > 0
+        assert 0 < row["largest relative difference"] < 0.1
+    (table,) = run_json(
+        tmp_path / "file.json", "training", *arguments, "--decode_head", "semantic_fpn", "--dtype", "bfloat16"
+    )["tables"]
+    plain, ours = table["rows"]
+    assert min(plain["largest relative difference"], ours["largest relative difference"]) > 0
+
+
+def test_gradients_are_compared_tensor_by_tensor():
+    reference = {"one": torch.tensor([1.0, 100.0]), "other": torch.tensor([0.5])}
+    gradients = {"one": torch.tensor([2.0, 100.0]), "other": torch.tensor([0.6])}
+    difference, name = training.largest_relative_difference(gradients, reference)
+    assert difference == pytest.approx(0.2) and name == "other"
+
+
+def test_loss_beside_plain(here, tmp_path):
+    sizes = ("--height", 30, "--width", 36, "--num_labels", 5, "--repeats", 1)
+    (table,) = run_json(tmp_path / "file.json", "loss", *sizes)["tables"]
+    plain, ours = table["rows"]
+    assert plain["side"] == "plain" and plain["largest difference"] == plain["largest relative difference"] == 0
+    assert ours["largest difference"] < 1e-5 and ours["largest relative difference"] < 1e-5
+    assert ours["speedup"] == pytest.approx(plain["seconds"] / ours["seconds"])
+
+
+def test_postprocessing_beside_plain(here, tmp_path):
+    sizes = ("--logits_size", "12x17", "--size", "48x67", "20x30", "--num_labels", 5, "--repeats", 1)
+    tables = run_json(tmp_path / "file.json", "postprocess", *sizes)["tables"]
+    assert [table["title"].split("(")[1] for table in tables] == [
+        "noise) at 48 x 67",
+        "smooth) at 48 x 67",
+        "noise) at 20 x 30",
+        "smooth) at 20 x 30",
+    ]
+    for row in (row for table in tables for row in table["rows"]):
+        assert row["identical"] == 1 and row["seconds"] > 0
+
+
+def test_loader_beside_plain(tmp_path):
+    sizes = ("--size", "60x80", "--crop_size", 32, "--num_images", 2, "--num_samples", 3, "--repeats", 1)
+    (table,) = run_json(tmp_path / "file.json", "loader", *sizes)["tables"]
+    assert [row["side"] for row in table["rows"]] == ["plain", "van_hf", "van_hf, jpeg_draft", "decoding alone"]
+    assert all(row["samples/s"] == pytest.approx(1 / row["seconds"]) for row in table["rows"])
+    assert table["rows"][3]["decoding"] == 1
+
+
+def test_plain_samples_are_samples(tmp_path):
+    split = loader.write_pictures(tmp_path, 1, 50, 90)
+    image, labels = loader.decode(split[0])
+    assert image.shape == (3, 50, 90) and labels.shape == (50, 90)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        sample, sample_labels = loader.PlainAugmentation(600)(image, labels, generator)
+        assert sample.shape == (3, 600, 600) and sample_labels.shape == (600, 600)
+        assert sample.dtype == sample_labels.dtype == torch.uint8
+        shown = sample_labels != 255
+        assert shown[0, 0] and (sample[:, ~shown] == torch.tensor([[124], [116], [104]])).all()
+
+
+def test_import_beside_what_it_imports(monkeypatch, tmp_path):
+    modules = ["van_hf", "van_hf.modeling_van", "torch.nn"]
+    statements = import_time.baseline_statements(modules).splitlines()
+    assert "import torch" in statements and "from transformers.activations import ACT2FN" in statements
+    assert not any("van_hf" in line or "import math" in line for line in statements)
+
+    ran = []
+
+    def run_imports(statements: str) -> dict:
+        ran.append(statements)
+        ours = statements == "import van_hf"
+        loaded = [*modules, "pandas", "pandas.core", "torchvision.io"] if ours else ["torch.nn", "torchvision.io"]
+        return {"seconds": 3.0 if ours else 2.0, "modules": loaded}
+
+    monkeypatch.setattr(import_time, "run_imports", run_imports)
+    (table,) = run_json(tmp_path / "file.json", "import", "--repeats", 2)["tables"]
+    assert ran == ["import van_hf", *["\n".join(statements), "import van_hf"] * 2]
+    baseline, ours = table["rows"]
+    assert baseline["heavy modules beyond"] is None
+    assert ours["share"] == 1.5 and ours["heavy modules beyond"] == "pandas"
+    assert "beyond: pandas." in table["notes"][0]
+
+
+def test_imports_run_in_a_new_process():
+    measured = import_time.run_imports("import json.tool")
+    assert measured["seconds"] > 0 and "json.tool" in measured["modules"] and "torch" not in measured["modules"]
+
+
+def test_complexity_of_a_case_done_by_hand(here, tmp_path, capsys):
+    counted = complexity.complexity(tiny_config(num_labels=7), 64, 96)
+    # Stage 1 of 8 channels at 16 x 24, feed-forward layers of 64: four 1x1 and three depthwise convolutions.
+    block = 16 * 24 * (3 * 8 * 8 + 2 * 8 * 64 + 8 * (25 + 49) + 64 * 9)
+    parts = counted["parts"]
+    assert parts["stage 1, patch embedding"] == {
+        "parameters": 3 * 49 * 8 + 8 + 16,
+        "multiply_adds": 16 * 24 * 3 * 49 * 8,
+        "rewritten": 16 * 24 * 3 * 49 * 8,
+    }
+    assert parts["stage 1, blocks"]["multiply_adds"] == block
+    assert parts["decode head, fpn_bottleneck"]["multiply_adds"] == 16 * 24 * 9 * 4 * 24 * 24
+    assert parts["auxiliary head (training only)"]["multiply_adds"] == 4 * 6 * (9 * 24 * 12 + 12 * 7)
+    total = sum(part["multiply_adds"] for name, part in parts.items() if not name.startswith("auxiliary"))
+    assert counted["total"]["multiply_adds"] == total > counted["total"]["rewritten"]
+    classifier = complexity.complexity(tiny_config(num_labels=7), 64, 96, classifier=True)
+    assert classifier["parts"]["classifier"] == {"parameters": 32 * 7 + 7, "multiply_adds": 224, "rewritten": 224}
+
+    arguments = ("complexity", "--decode_head", "upernet", "none", "--height", 64, "--width", 96, "--num_labels", 7)
+    tables = run_json(tmp_path / "file.json", *arguments)["tables"]
+    assert tables[0]["rows"][-1]["GMACs"] == total / 1e9
+    assert "VAN-B0 classifier, 64 x 96" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("size", "head"), [(size, head) for head, sizes in PUBLISHED_PARAMETERS.items() for size in sizes]
+)
+def test_complexity_of_the_published_models(size, head):
+    counted = complexity.complexity(VanConfig.from_size(size, head), 512, 2048)
+    published = PUBLISHED_PARAMETERS[head][size]
+    assert counted["total"]["parameters"] / 1e6 == pytest.approx(published, abs=0.005 if published < 10 else 0.05)
+    if head == "upernet":
+        whole = counted["total"]["multiply_adds"] + counted["parts"][complexity.AUXILIARY_HEAD]["multiply_adds"]
+        assert round(whole / 1e9) == PUBLISHED_MULTIPLY_ADDS[size]
 
 
 def test_the_hubs_algorithm_gives_the_golden_figures(fixtures_dir, tmp_path):
     maps = np.load(fixtures_dir / "mean_iou_cases.npz")
     cases = json.loads((fixtures_dir / "mean_iou_cases.json").read_text())
     number, case = next((idx, case) for idx, case in enumerate(cases) if not case["reduce_labels"])
-    metric = benchmark.HubMeanIoU(cache_dir=str(tmp_path))
+    hub = metric.HubMeanIoU(cache_dir=str(tmp_path))
     for prediction, reference in zip(maps[f"predictions_{number}"], maps[f"references_{number}"], strict=True):
-        metric.add_batch(predictions=[prediction], references=[reference])
+        hub.add_batch(predictions=[prediction], references=[reference])
     assert list(tmp_path.rglob("*.arrow"))
-    figures = metric.compute(num_labels=case["num_labels"], ignore_index=case["ignore_index"])
+    figures = hub.compute(num_labels=case["num_labels"], ignore_index=case["ignore_index"])
     expected = {name: np.array(case[name], dtype=float) for name in figures}
-    assert benchmark.largest_difference(figures, expected) < 1e-12
+    assert metric.largest_difference(figures, expected) < 1e-12
 
 
-def test_metric_is_compared_side_by_side(here, tmp_path, capsys):
-    assert run("metric", *SIZES, "--repeats", 2, "--json", tmp_path / "metric.json") == 0
-    printed = capsys.readouterr().out
-    assert "Hub's algorithm" in printed and "growth from 2 to 5 images" in printed
-    results = json.loads((tmp_path / "metric.json").read_text())
-    assert results["num_images"] == 5 and results["repeats"] == 2
-    assert 0 <= results["largest_difference"] < 1e-12
-    hub, ours = (results["algorithms"][name] for name in ("hub", "van_hf"))
-    assert results["speedup"] == pytest.approx(hub["seconds"] / ours["seconds"])
-    assert f"{results['speedup']:.1f} times as fast" in printed
-    assert all(row["images_per_second"] == pytest.approx(5 / row["seconds"]) for row in (hub, ours))
+def test_metric_beside_the_hubs(here, tmp_path, capsys):
+    sizes = ("--num_images", 5, "--height", 24, "--width", 31, "--num_labels", 9)
+    written = run_json(tmp_path / "metric.json", "metric", *sizes, "--repeats", 2)
+    assert "Memory grew from 2 maps to 5." in capsys.readouterr().out
+    assert written["settings"]["num_images"] == 5 and written["settings"]["repeats"] == 2
+    hub, ours = written["tables"][0]["rows"]
+    assert 0 <= ours["largest difference"] < 1e-12
+    assert ours["speedup"] == pytest.approx(hub["seconds"] / ours["seconds"])
+    assert all(row["images/s"] == pytest.approx(5 / row["seconds"]) for row in (hub, ours))
 
 
 def test_algorithms_take_turns(monkeypatch):
@@ -66,23 +320,19 @@ def test_algorithms_take_turns(monkeypatch):
         seconds = {"hub": 4.0, "van_hf": 0.5}[algorithm] + len(turns)
         return {"seconds": seconds, "figures": {"mean_iou": 0.5}, "peak_bytes": [2e6, 3e6]}
 
-    monkeypatch.setattr(benchmark, "in_new_process", measure)
+    monkeypatch.setattr(metric, "in_new_process", measure)
     sizes = {"num_images": 10, "height": 2, "width": 3, "num_labels": 4}
-    results = benchmark.compare_metrics(argparse.Namespace(repeats=3, **sizes))
+    (table,) = metric.benchmark_metric(argparse.Namespace(repeats=3, **sizes))
     assert turns == [("hub", (10, 2, 3, 4)), ("van_hf", (10, 2, 3, 4))] * 3
-    assert results["algorithms"]["hub"] == {
-        "seconds": 7.0,
-        "images_per_second": 10 / 7,
-        "peak_memory": 3.0,
-        "memory_growth": 1.0,
-    }
-    assert results["speedup"] == 7.0 / 4.5
+    hub, ours = table.rows
+    assert (hub["seconds"], hub["images/s"], hub["peak memory"], hub["memory growth"]) == (7.0, 10 / 7, 3.0, 1.0)
+    assert ours["speedup"] == 7.0 / 4.5
 
 
 def test_maps_are_the_same_each_time():
-    prediction, reference = benchmark.random_maps(3, 40, 50, 7)
+    prediction, reference = metric.random_maps(3, 40, 50, 7)
     assert prediction.shape == reference.shape == (40, 50)
-    again, other = benchmark.random_maps(3, 40, 50, 7)[0], benchmark.random_maps(4, 40, 50, 7)[0]
+    again, other = metric.random_maps(3, 40, 50, 7)[0], metric.random_maps(4, 40, 50, 7)[0]
     assert (prediction == again).all() and (prediction != other).any()
     counted = reference != 255
     assert counted.mean() == pytest.approx(0.9, abs=0.05)
@@ -90,17 +340,20 @@ def test_maps_are_the_same_each_time():
     assert prediction.max() == reference[counted].max() == 6
 
 
-def test_peak_memory_sees_what_was_let_go():
-    before = benchmark.peak_memory()
-    np.ones(before // 8 + 2**22)  # the peak so far and 32 MB
-    assert benchmark.peak_memory() > before + 2**24
-
-
 def test_largest_difference():
     figures = {"mean_iou": 0.5, "per_category_iou": np.array([0.25, np.nan])}
-    assert benchmark.largest_difference(figures, figures) == 0
-    assert benchmark.largest_difference(figures, {**figures, "mean_iou": 0.75}) == 0.25
-    assert benchmark.largest_difference(figures, {**figures, "per_category_iou": np.zeros(2)}) == float("inf")
+    assert metric.largest_difference(figures, figures) == 0
+    assert metric.largest_difference(figures, {**figures, "mean_iou": 0.75}) == 0.25
+    assert metric.largest_difference(figures, {**figures, "per_category_iou": np.zeros(2)}) == float("inf")
+
+
+def test_ctrl_c_stops_quietly(monkeypatch, tmp_path, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metric, "in_new_process", interrupted)
+    assert run("metric", "--json", tmp_path / "file.json") == 130
+    assert "Stopped" in capsys.readouterr().err and not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +362,13 @@ def test_largest_difference():
         ((), "BENCHMARK"),
         (("metric", "--num_images", "1"), "must be 2 or more: 1"),
         (("metric", "--num_labels", "256"), "must be 2 to 255: 256"),
+        (("metric", "--json", "nowhere/file.json"), "there is no folder"),
+        (("inference", "--model_size", "b7"), "invalid choice: 'b7'"),
+        (("inference", "--device", "toaster"), "must be cpu, cuda or cuda:NUMBER: 'toaster'"),
+        (("inference", "--device", "cuda:99"), "cuda:99: torch finds"),
+        (("training", "--batch_size", "1"), "must be 2 or more: 1"),
+        (("postprocess", "--size", "512"), "must be HEIGHTxWIDTH in pixels, such as 512x683: '512'"),
+        (("loader", "--size", "0x5"), "must be HEIGHTxWIDTH"),
     ],
 )
 def test_usage_errors(arguments, message, capsys):

@@ -1,0 +1,191 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Inference: van_hf beside the plain form of the same model and beside transformers' UperNet."""
+
+import argparse
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from van_hf import VanConfig, VanForSemanticSegmentation
+
+from .complexity import complexity
+from .measuring import (
+    DTYPES,
+    MEGABYTE,
+    Table,
+    add_common_arguments,
+    in_new_process,
+    integer_from,
+    matrix_product,
+    peak_memory_of,
+    take_turns,
+)
+from .models import add_model_arguments, forms_of, random_model, stock_upernet
+
+BASELINES = ("plain", "transformers")
+KINDS = (*BASELINES, "van_hf", "van_hf fused")
+COMPILED = " compiled"
+WARM_UP_SIZE = 64
+
+
+def add_command(commands) -> None:
+    help = "inference beside the plain form of the same model and transformers' UperNet"
+    parser = commands.add_parser("inference", help=help, description=help)
+    add_model_arguments(parser)
+    parser.add_argument("--height", type=integer_from(1), default=512, help="of the pictures in pixels")
+    parser.add_argument("--width", type=integer_from(1), default=512, help="of the pictures in pixels")
+    parser.add_argument("--batch_size", type=integer_from(1), default=1)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--compile", action="store_true", help="measure every side compiled too")
+    add_common_arguments(parser, repeats=7)
+    parser.set_defaults(run=benchmark_inference)
+
+
+def benchmark_inference(args: argparse.Namespace) -> Iterator[Table]:
+    for size in args.model_size:
+        for head in args.decode_head:
+            config = VanConfig.from_size(size, decode_head=head, num_labels=args.num_labels)
+            shape = (args.batch_size, config.num_channels, args.height, args.width)
+            title = f"VAN-{size.upper()} + {head}, {args.batch_size} x {args.height} x {args.width}, {args.dtype}"
+            yield compare_inference(title, config, shape, args)
+
+
+def side_names(decode_head: str, compiled: bool) -> list[str]:
+    """Returns the sides there are for a head: transformers has no Semantic FPN."""
+    kinds = [kind for kind in KINDS if kind != "transformers" or decode_head == "upernet"]
+    return kinds + [kind + COMPILED for kind in kinds if compiled]
+
+
+def build_model(kind: str, weights: VanForSemanticSegmentation, dtype: torch.dtype, device: str) -> nn.Module:
+    """Returns a side's model with the weights of a float32 model, which stays as it is."""
+    model = stock_upernet(weights, use_auxiliary_head=False) if kind == "transformers" else copy.deepcopy(weights)
+    if kind == "van_hf fused":
+        model = model.fuse()
+    return model.to(device=device, dtype=dtype)
+
+
+def logits_function(name: str, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns what gives a side's logits of pictures (batch, channels, height, width)."""
+    # Sizes never change here; left open they would be compiled once more, for any size.
+    forward = torch.compile(model, dynamic=False) if name.endswith(COMPILED) else model
+
+    def logits(pixel_values: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), forms_of(name):
+            outputs: SemanticSegmenterOutput = forward(pixel_values)
+        return outputs.logits
+
+    return logits
+
+
+def random_pictures(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+    """Returns the same normalized noise each time, of the given (batch, channels, height, width)."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device=device, dtype=dtype)
+
+
+def peak_memory_of_side(
+    name: str, config: VanConfig, shape: tuple[int, ...], dtype: torch.dtype, device: str
+) -> float:
+    """Returns the bytes that one call of a side needs above its weights and its input."""
+    weights = random_model(config)
+    logits = logits_function(name, build_model(name, weights, dtype, device))
+    del weights
+    pixel_values = random_pictures(shape, dtype, device)
+    logits(pixel_values[..., :WARM_UP_SIZE, :WARM_UP_SIZE])  # libraries set themselves up in the first call
+    return peak_memory_of(lambda: logits(pixel_values), device)
+
+
+def compare_logits(
+    logits: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype
+) -> dict[str, float]:
+    """Returns the largest difference to the plain model's float32 logits, and to its float64 ones, which is rounding.
+
+    Of half precision it is the agreement. transformers' logits have the size of the input, so that they are compared
+    with the others brought to it.
+
+    Args:
+        logits: (batch, num_labels, height, width).
+        plain: float32 (batch, num_labels, height / 4, width / 4).
+        exact: the same in float64.
+    """
+    if logits.shape != plain.shape:
+        plain, exact = (
+            F.interpolate(other, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+            for other in (plain, exact)
+        )
+    if dtype != torch.float32:
+        return {"agreement": (logits.argmax(dim=1) == plain.argmax(dim=1)).double().mean().item()}
+    return {
+        "largest difference": (logits - plain).abs().max().item(),
+        "rounding error": (logits - exact).abs().max().item(),
+    }
+
+
+def compare_inference(title: str, config: VanConfig, shape: tuple[int, ...], args: argparse.Namespace) -> Table:
+    """Measures all sides of one model, and what a matrix product of the same device and type takes.
+
+    Args:
+        shape: (batch, channels, height, width) of the pictures.
+    """
+    dtype, device = DTYPES[args.dtype], args.device
+    names = side_names(config.decode_head, args.compile)
+    weights = random_model(config)
+    pixel_values = random_pictures(shape, dtype, device)
+    plain = build_model("plain", weights, torch.float32, device)
+    reference = logits_function("plain", plain)(pixel_values.float())
+    exact = logits_function("plain", plain.double())(pixel_values.double())
+    kinds = dict.fromkeys(name.removesuffix(COMPILED) for name in names)
+    models = {kind: build_model(kind, weights, dtype, device) for kind in kinds}
+    del plain, weights
+    sides = {name: logits_function(name, models[name.removesuffix(COMPILED)]) for name in names}
+
+    if args.compile:
+        torch.compiler.reset()  # the models measured before count towards the limit of recompilations
+    compared = {name: compare_logits(logits(pixel_values), reference, exact, dtype) for name, logits in sides.items()}
+    calls = {name: lambda logits=logits: logits(pixel_values) for name, logits in sides.items()}
+    calls["matrix product"], products = matrix_product(device, dtype)
+    seconds = take_turns(calls, args.repeats, device, desc=title)
+    del calls, sides, models
+    # Not of compiled sides, which would have to be compiled once more.
+    peaks = {
+        kind: in_new_process(peak_memory_of_side, kind, config, shape, dtype, device) / MEGABYTE for kind in kinds
+    }
+
+    fastest = min(seconds[name] for name in BASELINES if name in seconds)
+    rows = [
+        {
+            "side": name,
+            "seconds": seconds[name],
+            "speedup": fastest / seconds[name],
+            **compared[name],
+            "peak memory": peaks.get(name),
+        }
+        for name in names
+    ]
+    notes = [
+        "Speedups are against the faster of plain and transformers, not compiled, differences to plain in float32,",
+        f"rounding errors to plain in float64. The logits go up to {reference.abs().max():.1f}.",
+    ]
+    if config.decode_head != "upernet":
+        notes.append("transformers has no Semantic FPN head to compare with.")
+    rate = products / seconds["matrix product"]
+    notes += floor_notes(config, shape, rate)
+    return Table(title, rows, notes)
+
+
+def floor_notes(config: VanConfig, shape: tuple[int, ...], rate: float) -> list[str]:
+    """Returns what the multiply-adds would take at a matrix product's rate, as sentences.
+
+    Args:
+        rate: multiply-adds per second.
+    """
+    counted = complexity(config, *shape[-2:])["total"]
+    notes = [f"A big matrix product runs at {rate / 1e9:.1f} G multiply-adds per second. At that rate"]
+    for title, key in {"plain": "multiply_adds", "van_hf (without Winograd's algorithm)": "rewritten"}.items():
+        multiply_adds = shape[0] * counted[key]
+        notes.append(f"  the {multiply_adds / 1e9:.1f} G of {title} take {multiply_adds / rate:.3f} s")
+    return notes
