@@ -40,6 +40,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from van_hf import VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset
 from van_hf.evaluation import (
+    DTYPES,
     append_counts,
     evaluate_pictures,
     figures_by_label,
@@ -340,7 +341,8 @@ def main() -> None:
             (output_dir / "predictions").mkdir(exist_ok=True)
     accelerator.wait_for_everyone()
 
-    predict_picture = partial(predict, accelerator, model, image_processor, protocol=resolve_protocol(args))
+    dtype = DTYPES[accelerator.mixed_precision]
+    predict_picture = partial(predict, model, image_processor, protocol=resolve_protocol(args), dtype=dtype)
     names = mask_names(dataset)
     started = time.perf_counter()
     num_evaluated = evaluate_remaining(accelerator, args, dataset, predict_picture, names)

@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
-from van_hf.inference import RATIOS, multi_scale_flip_inference, whole_inference
+from van_hf.evaluation import Protocol, predict
+from van_hf.inference import RATIOS
 from van_hf.visualization import default_palette, overlay
 
 SUFFIXES = {"overlays": ".png", "masks": ".png", "shares": ".json"}  # of what --save can name
@@ -145,26 +146,6 @@ def load_model(name: str, device: str | None) -> tuple[VanForSemanticSegmentatio
     return model.eval(), image_processor
 
 
-def segment(
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-    picture: torch.Tensor,
-    multi_scale: bool,
-    flip: bool,
-    dtype: torch.dtype,
-) -> np.ndarray:
-    """Returns the class of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
-    size = tuple(picture.shape[-2:])
-    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-        if multi_scale or flip:
-            ratios = RATIOS if multi_scale else (1.0,)
-            labels = multi_scale_flip_inference(model, picture, ratios, flip, image_processor, argmax=True)
-        else:
-            inputs = image_processor(picture, return_tensors="pt").to(model.device)
-            labels = whole_inference(model, inputs["pixel_values"], size, argmax=True)
-    return labels[0].cpu().numpy()
-
-
 def class_shares(labels: np.ndarray) -> dict[int, float]:
     """Returns the share of the pixels, from 0 to 1, of each class number that occurs, the largest first."""
     counts = np.bincount(labels.ravel())
@@ -265,7 +246,7 @@ def write_outputs(
         write(paths["shares"], lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def predict(
+def predict_pictures(
     model: VanForSemanticSegmentation,
     image_processor: VanImageProcessor,
     images: dict[Path, Path],
@@ -273,12 +254,13 @@ def predict(
 ) -> int:
     """Segments pictures and writes the outputs; returns the number of those that could not be segmented."""
     num_failed = 0
+    protocol = Protocol(ratios=RATIOS if args.multi_scale else (1.0,), flip=args.flip)
     progress = tqdm(images.items(), desc="Segmenting", unit="image", mininterval=0.1 if sys.stderr.isatty() else 15)
     for name, source in progress:
         try:
             with Image.open(source) as image:
                 picture = image_processor.process_image(image, do_convert_rgb=True)
-            labels = segment(model, image_processor, picture, args.multi_scale, args.flip, DTYPES[args.dtype])
+            labels = predict(model, image_processor, picture, protocol, DTYPES[args.dtype]).cpu().numpy()
         except Exception as error:  # damaged files make Pillow's decoders raise errors of many kinds
             num_failed += 1
             progress.write(f"{source} is left out: {type(error).__name__}: {error}", file=sys.stderr)
@@ -296,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    num_failed = predict(model, image_processor, images, args)
+    num_failed = predict_pictures(model, image_processor, images, args)
     num_written = len(images) - num_failed
     print(f"{num_written} of {len(images)} pictures segmented: {', '.join(args.save)} in {args.output_dir}")
     return 1 if num_failed else 0

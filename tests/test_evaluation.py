@@ -125,7 +125,7 @@ def test_protocols_choose_the_inference():
         ),
     }
     for protocol, labels in expected.items():
-        found = predict(Accelerator(cpu=True), model, processor, image, protocol)
+        found = predict(model, processor, image, protocol)
         assert torch.equal(found, labels[0])
 
 

@@ -25,6 +25,8 @@ from .metrics.mean_iou.mean_iou import confusion_matrix, scores_from_confusion_m
 from .modeling_van import VanForSemanticSegmentation
 
 MAX_THREADS = 8
+# By the names that accelerate has for them.
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,32 @@ class Protocol:
 
 @torch.inference_mode()
 def predict(
-    accelerator: Accelerator,
     model: VanForSemanticSegmentation,
     image_processor: VanImageProcessor,
     image: torch.Tensor,
     protocol: Protocol = Protocol(),
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Returns the label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
+    """Segments a picture.
+
+    Args:
+        model: In evaluation mode.
+        image_processor: Of the model.
+        image: uint8 (3, height, width).
+        protocol: How to segment it.
+        dtype: What the model computes in, by `torch.autocast` where it is not float32.
+
+    Returns:
+        The label of each pixel, int64 (height, width), on the model's device.
+    """
     options = {"size": tuple(image.shape[-2:]), "argmax": True}
     if protocol.mode == "slide":
         options |= {"crop_size": protocol.crop_size, "stride": protocol.stride}
-    with accelerator.autocast():
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
         if protocol.ratios != (1.0,) or protocol.flip:
             options |= {"ratios": protocol.ratios, "flip": protocol.flip, "image_processor": image_processor}
             return multi_scale_flip_inference(model, image, **options)[0]
-        pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(accelerator.device)
+        pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(model.device)
         infer = slide_inference if protocol.mode == "slide" else whole_inference
         return infer(model, pixel_values, **options)[0]
 
