@@ -1,0 +1,67 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Writes model_cards/: a card for each checkpoint that the VAN authors have released.
+
+    python examples/model_cards.py
+
+Nothing is downloaded: the cards are made of the architectures and of what the authors published (van_hf/hub.py).
+push_to_hub.py makes the cards of other models.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from benchmarks.complexity import complexity
+from tqdm.auto import tqdm
+
+from van_hf.hub import HUB_CLASSIFIERS, RELEASED_CHECKPOINTS, create_model_card
+
+CARDS_DIR = Path(__file__).parents[1] / "model_cards"
+# (height, width) in pixels of the pictures that the authors count multiply-adds for.
+SEGMENTATION_SIZE = (512, 2048)
+CLASSIFIER_SIZE = (224, 224)
+
+
+def short_name(name: str) -> str:
+    """Returns the name that a card goes by: upernet-van-b4-22k-ade20k of upernet_van_b4_512x512_160k_ade20k_22k."""
+    head, size, ade20k, large = re.fullmatch(
+        r"(upernet_|fpn_)?van_(b\d)(?:_512x512_160k)?(_ade20k)?(?:_40k)?(_22k)?", name
+    ).groups(default="")
+    return f"{head}van_{size}{large}{ade20k}".replace("_", "-")
+
+
+def create_card(name: str) -> str:
+    """Returns the card of one of the authors' checkpoints."""
+    release = RELEASED_CHECKPOINTS[name]
+    is_classifier = release.decode_head is None
+    height, width = CLASSIFIER_SIZE if is_classifier else SEGMENTATION_SIZE
+    config = release.config()
+    counted = complexity(config, height, width, classifier=is_classifier, rewritten=False)
+    multiply_adds = counted["total"]["multiply_adds"]
+    on_hub = is_classifier and release.size in HUB_CLASSIFIERS
+    card = create_model_card(
+        config,
+        model_id=HUB_CLASSIFIERS[release.size] if on_hub else short_name(name),
+        released=name,
+        gmacs=(multiply_adds / 1e9, height, width),
+    )
+    return str(card)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=CARDS_DIR, help="model_cards/ beside examples/ by default")
+    args = parser.parse_args(argv)
+    # All are made before any is written.
+    cards = {short_name(name): create_card(name) for name in tqdm(RELEASED_CHECKPOINTS, desc="Cards", unit="card")}
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    for name, card in cards.items():
+        (args.output_dir / f"{name}.md").write_text(card, encoding="utf-8", newline="\n")
+    print(f"{len(cards)} cards are in {args.output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
