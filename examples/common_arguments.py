@@ -64,6 +64,8 @@ def find_common_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append(f"--model_name_or_path {path} is a folder without a config.json, so it holds no model")
     if path is not None and path.startswith(("/", ".", "~")) and not Path(path).is_dir():
         problems.append(f"--model_name_or_path {path} is not a folder")
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        problems.append("accelerate launch --use_fsdp does not work with these scripts; --multi_gpu does")
     return problems
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from common_arguments import add_data_arguments, find_common_problems, mixed_precision, unused_folder
 
 from van_hf.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
@@ -22,6 +23,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = add_data_arguments(parser)
     data.add_argument("--dataloader_num_workers", type=int, default=2, help="loading processes per device")
+    data.add_argument("--jpeg_draft", action="store_true", help="decode JPEGs that are resized to half or less at "
+                      "1/2, 1/4 or 1/8: faster, pictures slightly smoother, the same crops and labels")  # fmt: skip
 
     model = parser.add_argument_group("model")
     model.add_argument("--model_size", help=f"architecture to train: mini, {', '.join(VAN_SIZES)}")
@@ -50,6 +53,9 @@ def parse_arguments(description: str) -> argparse.Namespace:
     output.add_argument("--checkpoints_total_limit", type=int, default=2, help="checkpoints to keep, the newest")
     output.add_argument("--resume_from_checkpoint", help="a checkpoint's folder, or latest")
     output.add_argument("--report_to", help=f"{', '.join(TRACKERS)}; nothing by default")
+    output.add_argument("--push_to_hub", action="store_true", help="release the model, with figures and pictures")
+    output.add_argument("--hub_model_id", help="owner/name on the Hub")
+    output.add_argument("--hub_private_repo", action="store_true", help="a new repository only its owner sees")
     args = parser.parse_args()
     args.output_dir = args.output_dir or default_output_dir(args)
     return args
@@ -65,12 +71,16 @@ def resolve_recipe(args: argparse.Namespace) -> Recipe | None:
 
 
 def find_problems(args: argparse.Namespace, recipe: Recipe | None, state: PartialState) -> list[str]:
-    """Returns a line for everything that is wrong with the arguments, without loading anything."""
+    """Returns a line for everything that is wrong with the arguments, without loading anything.
+
+    With `--push_to_hub` all processes must call this, and the main one asks the Hub.
+    """
     problems = [*find_value_problems(args), *find_choice_problems(args, recipe, state), *find_folder_problems(args)]
     if problems:
         return problems
     # These need arguments that make sense each by itself.
-    return find_batch_problems(args, recipe, state) + find_resume_problems(args, recipe, state.num_processes)
+    problems = find_batch_problems(args, recipe, state) + find_resume_problems(args, recipe, state.num_processes)
+    return problems or find_access_problems(args, state)
 
 
 def find_value_problems(args: argparse.Namespace) -> list[str]:
@@ -121,7 +131,40 @@ def find_choice_problems(args: argparse.Namespace, recipe: Recipe | None, state:
             problems.append("--max_train_steps 0 only evaluates, so --model_name_or_path must name a model")
         if args.resume_from_checkpoint is not None:
             problems.append("--resume_from_checkpoint has nothing to resume with --max_train_steps 0")
+    return problems + find_hub_problems(args)
+
+
+def find_hub_problems(args: argparse.Namespace) -> list[str]:
+    """Arguments for the Hub that cannot be, or do not go together."""
+    if not args.push_to_hub:
+        given = [name for name in ("hub_model_id", "hub_private_repo") if getattr(args, name)]
+        return [f"--{name} is of use with --push_to_hub only" for name in given]
+    problems = []
+    if args.max_train_steps == 0:
+        problems.append("--push_to_hub has no model to release with --max_train_steps 0")
+    if args.hub_model_id is None:
+        return [*problems, "--push_to_hub needs --hub_model_id, the model's owner/name on the Hub"]
+    from van_hf.pushing import check_name
+
+    try:
+        check_name(args.hub_model_id)
+    except ValueError as error:
+        problems.append(str(error))
     return problems
+
+
+def find_access_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
+    """What the end of the training would fail at: no network, or no token that may write the model."""
+    problems = [None]
+    if args.push_to_hub and state.is_main_process:
+        from van_hf.pushing import check_access
+
+        try:
+            check_access(args.hub_model_id)
+        except OSError as error:
+            problems = [f"--push_to_hub: {error}"]
+    # One process asks, as the Hub answers this question only so many times, and all of them must stop.
+    return [problem for problem in broadcast_object_list(problems) if problem]
 
 
 def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
@@ -206,6 +249,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
     names = (
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
+        "jpeg_draft",
     )
     per_device, accumulation = batch_sizes(args, recipe, num_processes)
     run = {name: getattr(args, name) for name in names} | asdict(recipe)

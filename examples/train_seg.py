@@ -42,7 +42,7 @@ from train_arguments import (
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.configuration_van import VAN_SIZES
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
-from van_hf.evaluation import Protocol, evaluate, load_trained, new_weights, predict, read_validation_example
+from van_hf.evaluation import DTYPES, Protocol, evaluate, load_trained, new_weights, predict, read_validation_example
 from van_hf.training import (
     Recipe,
     TrainingHistory,
@@ -112,6 +112,7 @@ def create_loader(
         seed=args.seed,
         num_samples=recipe.max_train_steps * recipe.total_train_batch_size,
         name=f"{dataset.name} train",
+        jpeg_draft=args.jpeg_draft,
     )
     return DataLoader(
         samples,
@@ -184,7 +185,10 @@ def train(
 
         if step % recipe.eval_steps == 0 or step == recipe.max_train_steps:
             prepare_evaluation(trained_model)
-            figures = evaluate(accelerator, partial(predict, accelerator, trained_model, image_processor), dataset)
+            predict_picture = partial(
+                predict, trained_model, image_processor, dtype=DTYPES[accelerator.mixed_precision]
+            )
+            figures = evaluate(accelerator, predict_picture, dataset)
             history.evaluations.append({"step": step, **figures})
             accelerator.log({"mean_iou": figures["mean_iou"]}, step=step)
             if accelerator.is_main_process:
@@ -279,7 +283,8 @@ def draw_predictions(
     total = len(dataset.splits["validation"])
     indices = sorted({idx * total // NUM_PICTURES_SHOWN for idx in range(NUM_PICTURES_SHOWN)})
     images, references = zip(*(read_validation_example(dataset, idx) for idx in indices), strict=True)
-    predictions = [predict(accelerator, model, image_processor, image).cpu().numpy() for image in images]
+    dtype = DTYPES[accelerator.mixed_precision]
+    predictions = [predict(model, image_processor, image, dtype=dtype).cpu().numpy() for image in images]
     references = [labels.numpy() for labels in references]
     pictures = [to_pil_image(image) for image in images]
     plot_predictions(
@@ -363,6 +368,22 @@ def print_summary(args: argparse.Namespace, recipe: Recipe, history: TrainingHis
         print(f'transformers.pipeline("image-segmentation", model="{folder}")("{folder}/example.png")')
 
 
+def push_results(args: argparse.Namespace) -> None:
+    """Releases what lies in the output folder on the Hub."""
+    from van_hf.pushing import collect_files, create_card, push
+
+    try:
+        files = collect_files(args.output_dir)
+        card = create_card(files, args.hub_model_id)
+        print(push(files, args.hub_model_id, card=card, private=args.hub_private_repo).describe())
+    except (ValueError, OSError) as error:
+        private = " --private" if args.hub_private_repo else ""
+        sys.exit(
+            f"error: {error}\nThe model is whole in {args.output_dir}. To push it:\n"
+            f"python examples/push_to_hub.py {args.output_dir} --hub_model_id {args.hub_model_id}{private}"
+        )
+
+
 def main() -> None:
     """Runs the script."""
     args = parse_arguments(__doc__)
@@ -395,7 +416,8 @@ def main() -> None:
         model.to(accelerator.device, memory_format=torch.channels_last)
         started = time.perf_counter()
         prepare_evaluation(model)
-        figures = evaluate(accelerator, partial(predict, accelerator, model, image_processor), dataset)
+        predict_picture = partial(predict, model, image_processor, dtype=DTYPES[accelerator.mixed_precision])
+        figures = evaluate(accelerator, predict_picture, dataset)
         history = TrainingHistory(evaluations=[{"step": 0, **figures}], seconds=time.perf_counter() - started)
     else:
         model, new = create_model(args, recipe, dataset)
@@ -412,6 +434,9 @@ def main() -> None:
     # A process that leaves early can hang the main one as it closes their connection.
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    # Last, as the other processes would not wait for as long as an upload may take.
+    if args.push_to_hub and accelerator.is_main_process:
+        push_results(args)
 
 
 if __name__ == "__main__":

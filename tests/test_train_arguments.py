@@ -1,6 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import importlib
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -84,9 +85,50 @@ def test_accumulation_follows_from_the_devices(parse, given, num_processes, expe
     assert train_arguments.batch_sizes(args, recipe, num_processes) == expected
 
 
+def test_decoding_at_reduced_size_is_part_of_the_run(parse):
+    for given in ([], ["--jpeg_draft"]):
+        args = parse(*given)
+        run = train_arguments.describe_run(args, train_arguments.resolve_recipe(args), 1)
+        assert run["jpeg_draft"] is args.jpeg_draft is bool(given)
+
+
 def test_default_folder_is_a_new_one(parse, tmp_path):
     assert parse().output_dir == "outputs/van-scenes"
     (tmp_path / "outputs" / "van-scenes").mkdir(parents=True)
     (tmp_path / "outputs" / "van-scenes" / "results.json").touch()
     assert parse().output_dir == "outputs/van-scenes-2"
     assert parse("--resume_from_checkpoint", "runs/a/checkpoint-3").output_dir == "runs/a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--push_to_hub"], ["--hub_model_id"]),
+        (["--push_to_hub", "--hub_model_id", "van"], ["owner/name"]),
+        (
+            ["--push_to_hub", "--hub_model_id", "me/van", "--max_train_steps", 0],
+            ["--model_name_or_path", "no model to"],
+        ),
+        (["--hub_model_id", "me/van", "--hub_private_repo"], ["--hub_model_id", "--hub_private_repo"]),
+        # The tests run offline.
+        (["--push_to_hub", "--hub_model_id", "me/van"], ["HF_HUB_OFFLINE is set"]),
+    ],
+)
+def test_what_would_fail_at_the_end_is_found_at_the_beginning(parse, monkeypatch, arguments, expected):
+    monkeypatch.setenv("HF_TOKEN", "hf_any")
+    found = problems(parse(*arguments))
+    assert len(found) == len(expected)
+    for part in expected:
+        assert any(part in problem for problem in found)
+
+
+def test_fsdp_is_refused(parse, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert ["--use_fsdp does not work" in problem for problem in problems(parse())] == [True]
+
+
+def test_the_hub_is_not_needed_without_a_push():
+    script = (
+        "import sys, train_arguments; assert 'van_hf.pushing' not in sys.modules and 'van_hf.hub' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(train_arguments.__file__).parent, check=True)

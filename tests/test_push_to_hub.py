@@ -1,0 +1,603 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""examples/push_to_hub.py and train_seg.py's --push_to_hub with the real client of the Hub, against a server of ours;
+and what was pushed, loaded by its name."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import loopback_hub
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import random_pixel_values, tiny_config
+from huggingface_hub import ModelCard
+from loopback_hub import Handler, LoopbackHub, Refused
+from PIL import Image
+
+from van_hf import VanForSemanticSegmentation, VanImageProcessor
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NAMES = dict(enumerate(["sky", "tree", "water", "sand", "car", "road", "wall"]))
+
+# Runs the examples one after the other in one process, as each would import torch and transformers anew.
+RUNNER = """
+    import contextlib, io, json, os, runpy, sys, time, traceback, types
+
+    from huggingface_hub.utils import _http
+
+    # The client waits longer and longer between its attempts.
+    _http.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    sys.path.insert(0, sys.argv[1])
+    answers = sys.stdout
+    for line in sys.stdin:
+        script, arguments, token = json.loads(line)
+        os.environ.pop("HF_TOKEN", None)
+        if token:
+            os.environ["HF_TOKEN"] = token
+        sys.argv = [script, *arguments]
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as stop:
+                status = stop.code
+                if isinstance(status, str):
+                    status = print(stop.code, file=err) or 1
+            except BaseException:
+                status = traceback.print_exc() or 70
+        print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
+
+
+class Runner:
+    """A process that runs the examples."""
+
+    def __init__(self, environment: dict, folder: Path):
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(RUNNER), str(EXAMPLES)],
+            cwd=folder,
+            env=environment | {"ACCELERATE_USE_CPU": "true"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, script: str, *arguments: object, token: str | None = "hf_alice") -> SimpleNamespace:
+        request = [str(EXAMPLES / script), [str(argument) for argument in arguments], token]
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        status, out, err = json.loads(self.process.stdout.readline())
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    def push(self, source: Path, repo: str, *options: object, token: str | None = "hf_alice") -> SimpleNamespace:
+        return self.run("push_to_hub.py", source, "--hub_model_id", repo, *options, token=token)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def running_hub():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(running_hub):
+    """An empty Hub."""
+    running_hub.clear()
+    yield running_hub
+    assert running_hub.unknown == []
+
+
+@pytest.fixture(scope="module")
+def runner(running_hub, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runner")
+    runner = Runner(running_hub.environment(folder / "home"), folder)
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture(scope="module")
+def unconnected(tmp_path_factory):
+    """A runner without token, and without a network: no one listens where its Hub should be."""
+    folder = tmp_path_factory.mktemp("unconnected")
+    with LoopbackHub() as hub:
+        environment = hub.environment(folder / "home")
+    runner = Runner(environment, folder)
+    yield runner
+    runner.stop()
+
+
+def save_model(folder: Path, seed: int = 0, **results: object) -> VanForSemanticSegmentation:
+    """Saves a model as train_seg.py does, with figures and pictures, and with what must not be released."""
+    torch.manual_seed(seed)
+    label2id = {name: idx for idx, name in NAMES.items()}
+    model = VanForSemanticSegmentation(tiny_config("semantic_fpn", id2label=NAMES, label2id=label2id)).eval()
+    model.save_pretrained(folder)
+    VanImageProcessor(size={"shortest_edge": 64, "longest_edge": 256}).save_pretrained(folder)
+    results = {
+        **{"mean_iou": 0.5, "mean_accuracy": 0.6, "overall_accuracy": 0.7, "device": "cpu"},
+        "protocol": {"inference": "whole image, single scale", "metric": "mean IoU", "size": {"shortest_edge": 64}},
+        "dataset": {"name": "boxes", "num_labels": 7, "validation": 5},
+        "num_parameters": model.num_parameters(),
+        "versions": {"van_hf": "0.1.0"},
+    } | results
+    (folder / "results.json").write_text(json.dumps(results))
+    Image.new("RGB", (40, 30)).save(folder / "predictions.png")
+    (folder / "checkpoint-6").mkdir(exist_ok=True)
+    for name in ("checkpoint-6/optimizer.bin", "optimizer.pt", "events.out.tfevents.1", "notes.txt", "private.png"):
+        (folder / name).write_bytes(b"not for the Hub")
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_files(saved) -> set[str]:
+    """The names of the files without which the saved model could not be used."""
+    code = {path.name for path in saved.glob("*.py")}
+    assert code >= {"configuration_van.py", "decode_heads.py", "image_processing_van.py", "modeling_van.py"}
+    return code | {"config.json", "preprocessor_config.json", "model.safetensors"}
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy of the saved model, to change."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def test_one_commit_holds_the_whole_release_and_nothing_else(hub, runner, saved, model_files):
+    done = runner.push(saved, "alice/van")
+    assert done.status == 0, done.err
+    newest, first = hub.repositories["alice/van"].history()
+    files = hub.repositories["alice/van"].files()
+    assert files.keys() == model_files | {"README.md", "results.json", "predictions.png", ".gitattributes"}
+    for name in files.keys() - {"README.md", ".gitattributes"}:
+        assert files[name] == (saved / name).read_bytes()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.pipeline_tag == "image-segmentation"
+    assert card.data.eval_results[0].metric_value == 0.5
+    assert f"a new repository: {hub.url}/alice/van/commit/{newest.sha}" in done.out
+    assert not hub.repositories["alice/van"].private
+
+
+def test_dry_run_lists_the_same_files_without_network_and_token(unconnected, saved, model_files):
+    done = unconnected.push(saved, "alice/van", "--dry_run", "--revision", "trial", token=None)
+    assert done.status == 0, done.err
+    assert "alice/van, branch trial" in done.out
+    rows = [line.split() for line in done.out.splitlines()]
+    sizes = {row[0]: row[1] for row in rows if len(row) == 3 and row[1].endswith("B")}
+    assert sizes.keys() == model_files | {"README.md", "results.json", "predictions.png"}
+    assert sizes["predictions.png"] == f"{(saved / 'predictions.png').stat().st_size}B"
+    kilobytes = (saved / "model.safetensors").stat().st_size / 1000
+    assert sizes["model.safetensors"] == f"{kilobytes:.0f}kB"
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "status", "message"),
+    [
+        ("alice/van", None, 1, "there is no token; run `hf auth login`"),
+        ("alice/van", "hf_wrong", 1, "does not accept the token"),
+        ("alice/van", "hf_alice_read", 1, "the token can only read"),
+        ("bob/van", "hf_alice", 1, "you may not write to bob/van: the token is for alice"),
+        ("van", "hf_alice", 2, "--hub_model_id must be of the form owner/name, got 'van'"),
+        ("alice/v an", "hf_alice", 2, "--hub_model_id alice/v an"),
+    ],
+)
+def test_who_may_not_push_is_told_before_anything_is_sent(hub, runner, saved, repo, token, status, message):
+    done = runner.push(saved, repo, token=token)
+    assert (done.status, done.out) == (status, "")
+    assert message in done.err and done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert hub.repositories == {}
+
+
+def test_no_network(unconnected, saved):
+    done = unconnected.push(saved, "alice/van")
+    assert done.status == 1
+    assert "error: the connection to http://127.0.0.1:" in done.err and done.err.count("\n") == 1
+
+
+def test_what_only_the_hub_knows_to_be_forbidden(hub, runner, saved):
+    runner.push(saved, "bob/van", token="hf_bob")
+    # As a fine-grained token, whose name does not tell what it may do.
+    hub.tokens = hub.tokens | {"hf_fine": ("alice", "fineGrained")}
+    done = runner.push(saved, "bob/van", token="hf_fine")
+    assert done.status == 1
+    assert "you may not write to bob/van with this token (Forbidden" in last_line(done)
+    assert len(hub.repositories["bob/van"].history()) == 2
+
+
+def last_line(done: SimpleNamespace) -> str:
+    """The error, below what the client logs about its attempts."""
+    return done.err.strip().splitlines()[-1]
+
+
+def test_a_second_push_sends_only_what_changed(hub, runner, folder):
+    runner.push(folder, "alice/van")
+    uploads = hub.count("PUT", "/storage/")
+    assert uploads == 2
+
+    done = runner.push(folder, "alice/van")
+    assert done.status == 0 and "Nothing has changed" in done.out
+    assert len(hub.repositories["alice/van"].history()) == 2
+
+    results = json.loads((folder / "results.json").read_text()) | {"mean_iou": 0.75}
+    (folder / "results.json").write_text(json.dumps(results))
+    done = runner.push(folder, "alice/van", "--commit_message", "Longer training")
+    assert "the existing repository" in done.out
+    newest = hub.repositories["alice/van"].history()[0]
+    assert (newest.title, set(newest.sent)) == ("Longer training", {"README.md", "results.json"})
+    assert hub.count("PUT", "/storage/") == uploads
+    assert b"value: 0.75" in newest.files["README.md"].content
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "skip", "sent_again"),
+    [
+        ("PUT", "/storage/", 500, 1, 1),
+        ("PUT", "/storage/", None, 1, 1),
+        ("POST", "/lfs/verify", 502, 0, 0),
+        ("POST", "/commit/", 503, 0, 0),
+        ("POST", "/commit/", None, 0, 0),
+        ("POST", "/preupload/", 500, 0, 2),
+    ],
+)
+def test_a_push_that_was_cut_off_releases_nothing_and_is_completed(
+    hub, runner, saved, method, path, status, skip, sent_again, model_files
+):
+    hub.fail(method, path, status, skip)
+    done = runner.push(saved, "alice/van")
+    assert done.status == 1
+    assert last_line(done).startswith("error: ") and last_line(done).endswith("goes on with what is missing")
+    assert str(status) in last_line(done) if status else "connection" in last_line(done)
+    assert "Traceback" not in done.err
+    assert hub.repositories["alice/van"].files().keys() == {".gitattributes"}
+
+    hub.faults.clear()
+    hub.requests.clear()
+    assert runner.push(saved, "alice/van").status == 0
+    assert hub.count("PUT", "/storage/") == sent_again
+    assert len(hub.repositories["alice/van"].history()) == 2
+    assert hub.repositories["alice/van"].files().keys() >= model_files
+
+
+def test_a_transient_error_goes_unnoticed(hub, runner, saved):
+    hub.fail("PUT", "/storage/", 500, times=2)
+    assert runner.push(saved, "alice/van").status == 0
+
+
+def test_someone_elses_commit_is_not_run_over(hub, runner, saved):
+    runner.push(saved, "alice/van")
+    hub.fail("POST", "/commit/", 412)
+    done = runner.push(saved, "alice/van", "--no_pictures")
+    assert done.status == 1 and "another commit in the meantime" in last_line(done)
+
+
+def test_a_card_that_was_edited_on_the_hub_is_kept(hub, runner, folder):
+    runner.push(folder, "alice/van")
+    repository = hub.repositories["alice/van"]
+    edited = repository.files()["README.md"].replace(b"## ", b"## My ", 1)
+    repository.edit("README.md", edited)
+    (folder / "per_class.csv").write_text("class,iou\n")
+    done = runner.push(folder, "alice/van")
+    assert "Kept README.md" in done.out
+    assert repository.files()["README.md"] == edited
+    assert "per_class.csv" in repository.files()
+
+    done = runner.push(folder, "alice/van", "--overwrite_card")
+    assert "Kept" not in done.out
+    assert b"## My " not in repository.files()["README.md"]
+
+
+def test_the_folders_own_card_goes(hub, runner, folder):
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nIn my own words.\n")
+    assert runner.push(folder, "alice/van").status == 0
+    assert hub.repositories["alice/van"].files()["README.md"].endswith(b"In my own words.\n")
+
+
+def test_private_and_branch(hub, runner, saved, model_files):
+    assert runner.push(saved, "alice/secret", "--private", "--revision", "trial/1").status == 0
+    repository = hub.repositories["alice/secret"]
+    assert repository.private
+    assert repository.files("main").keys() == {".gitattributes"}
+    assert repository.files("trial/1").keys() >= model_files
+
+    runner.push(saved, "alice/open")
+    done = runner.push(saved, "alice/open", "--private", "--no_pictures")
+    assert done.status == 2 and "alice/open is on the Hub already, and public" in done.err
+    assert len(hub.repositories["alice/open"].history()) == 2
+
+
+def test_files_of_an_earlier_release_do_not_stay_beside_the_new(hub, runner, folder):
+    hub.page_size = 4
+    runner.push(folder, "alice/van")
+    hub.repositories["alice/van"].edit("samples/private.png", b"mine")
+    VanForSemanticSegmentation.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink()
+    done = runner.push(folder, "alice/van", "--no_pictures")
+    assert "Deleted there, as this release has no such files: model.safetensors, predictions.png" in done.out
+    files = hub.repositories["alice/van"].files()
+    assert "model.safetensors" not in files and "predictions.png" not in files and "samples/private.png" in files
+    shards = set(json.loads(files["model.safetensors.index.json"])["weight_map"].values())
+    assert len(shards) > 1 and shards <= files.keys()
+
+
+def test_an_authors_checkpoint_is_converted(hub, runner, fixtures_dir, tmp_path, model_files):
+    checkpoint = fixtures_dir / "seed_upernet_van_tiny.pth"
+    done = runner.push(checkpoint, "alice/van", "--dry_run")
+    assert "converted" in done.out and hub.requests == []
+    assert runner.push(checkpoint, "alice/van").status == 0
+    files = hub.repositories["alice/van"].files()
+    assert files.keys() == model_files | {"README.md", ".gitattributes"}
+    uploads = hub.count("PUT", "/storage/")
+    assert "Nothing has changed" in runner.push(checkpoint, "alice/van").out
+    assert hub.count("PUT", "/storage/") == uploads
+
+    classifier = runner.push(fixtures_dir / "seed_classification_van_tiny.pth.tar", "alice/van", "--dry_run")
+    assert "modeling_van.py" in classifier.out and "image_processing_van.py" not in classifier.out
+
+    (tmp_path / "cut.pth").write_bytes(checkpoint.read_bytes()[:100_000])
+    done = runner.push(tmp_path / "cut.pth", "alice/other")
+    assert done.status == 2 and "truncated, damaged" in done.err
+    assert "alice/other" not in hub.repositories
+
+
+def test_published_figures_are_for_published_models_only(hub, runner, fixtures_dir):
+    done = runner.push(fixtures_dir / "seed_fpn_van_tiny.pth", "alice/van", "--released", "fpn_van_b0_ade20k_40k")
+    assert done.status == 2 and "which are not its" in done.err
+    assert hub.repositories == {}
+
+
+def test_an_evaluation_goes_with_the_model_that_was_evaluated(hub, runner, folder, tmp_path, model_files):
+    weights = hashlib.blake2b(digest_size=16)
+    for name, value in VanForSemanticSegmentation.from_pretrained(folder).state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.flatten().view(torch.uint8).numpy())
+    results = json.loads((folder / "results.json").read_text()) | {"mean_iou": 0.625}
+    results["model"] = {
+        "name": str(folder),
+        "weights": weights.hexdigest(),
+        "num_parameters": results["num_parameters"],
+    }
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "results.json").write_text(json.dumps(results))
+    (evaluation / "per_class.csv").write_text("class,iou\n")
+    Image.new("RGB", (40, 30), "red").save(evaluation / "best_pictures.png")
+    done = runner.push(evaluation, "alice/van")
+    assert done.status == 0, done.err
+    files = hub.repositories["alice/van"].files()
+    figures = {"results.json", "train_results.json", "per_class.csv", "predictions.png", "best_pictures.png"}
+    assert files.keys() == model_files | figures | {"README.md", ".gitattributes"}
+    assert json.loads(files["results.json"])["mean_iou"] == 0.625
+    assert json.loads(files["train_results.json"])["mean_iou"] == 0.5
+    assert b"value: 0.625" in files["README.md"]
+
+    save_model(folder, seed=1)
+    done = runner.push(evaluation, "alice/van")
+    assert done.status == 2 and "holds an evaluation of other weights" in last_line(done)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json cannot be read"),
+        (lambda folder: (folder / "decode_heads.py").unlink(), "decode_heads.py"),
+        (lambda folder: (folder / "modeling_van.py").unlink(), "has no modeling_van.py, which its auto_map names"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "van"}'), "has no auto_map"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "vit"}'), "must be 'van'"),
+        (lambda folder: (folder / "results.json").write_text("{}"), "results.json: mean_iou is missing"),
+        (shutil.rmtree, "is neither a file nor a folder"),
+    ],
+)
+def test_what_is_no_whole_model_is_refused(unconnected, folder, spoil, message):
+    spoil(folder)
+    done = unconnected.push(folder, "alice/van", "--dry_run")
+    assert (done.status, done.out) == (2, "")
+    assert message in last_line(done)
+
+
+@pytest.fixture
+def spaces(hub, monkeypatch):
+    """The Hub with Spaces too, under paths as the models'; a Space and a model may not have the same name here."""
+
+    def create_repo(handler: Handler) -> None:
+        asked = json.loads(handler.body)
+        if asked.get("type") == "space" and asked.get("sdk") != "gradio":
+            raise Refused(400, '"sdk" must be one of gradio, docker, static')
+        handler.create_repo()
+
+    routes = [
+        (method, f"/spaces{path}".replace("/spaces/api/models/", "/api/spaces/"), answer)
+        for method, path, answer in loopback_hub.ROUTES
+        if loopback_hub.REPO in path
+    ]
+    routes = (("POST", "/api/repos/create", create_repo), *loopback_hub.ROUTES, *routes)
+    monkeypatch.setattr(loopback_hub, "ROUTES", routes)
+    return hub
+
+
+def test_a_space_goes_with_its_model_in_a_commit_of_its_own(spaces, runner, saved, model_files):
+    done = runner.push(saved, "alice/van", "--space", "alice/van-demo", "--private")
+    assert done.status == 0, done.err
+    assert spaces.repositories["alice/van"].files().keys() >= model_files
+    space = spaces.repositories["alice/van-demo"]
+    assert space.private and len(space.history()) == 2
+    files = space.files()
+    assert files["demo.py"] == (EXAMPLES / "demo.py").read_bytes()
+    package = EXAMPLES.parent / "van_hf"
+    code = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
+    assert code.items() <= files.items() and "van_hf/data/ade20k_classes.json" in files
+    assert not any("__pycache__" in path for path in files)
+
+    assert b"'alice/van'" in files["app.py"]
+    requirements = files["requirements.txt"].decode().splitlines()
+    assert "torch>=2.6" in requirements and not any("pytest" in line or "van_hf" in line for line in requirements)
+    metadata = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert (metadata["sdk"], metadata["app_file"], metadata["models"]) == ("gradio", "app.py", ["alice/van"])
+    assert metadata["python_version"] == "3.11"
+
+
+def test_a_space_for_a_model_that_is_on_the_hub_already(spaces, runner, saved):
+    arguments = ("push_to_hub.py", "--hub_model_id", "alice/van", "--space", "alice/van-demo")
+    done = runner.run(*arguments)
+    assert done.status == 2 and "there is no model alice/van for the Space to show" in last_line(done)
+    assert spaces.repositories == {}
+
+    runner.push(saved, "alice/van")
+    assert runner.run(*arguments).status == 0
+    assert "Nothing has changed" in runner.run(*arguments).out
+    space = spaces.repositories["alice/van-demo"]
+    assert len(space.history()) == 2
+    assert len(spaces.repositories["alice/van"].history()) == 2
+
+    space.edit("README.md", space.files()["README.md"].replace(b"Segments", b"My page segments"))
+    space.edit("van_hf/old.py", b"")
+    space.edit("mine.py", b"")
+    done = runner.run(*arguments)
+    assert "Deleted there, as this release has no such files: van_hf/old.py\n" in done.out
+    assert "Kept README.md" in done.out and b"My page" in space.files()["README.md"]
+    assert "mine.py" in space.files()
+
+
+def test_dry_run_of_a_space(unconnected, saved):
+    done = unconnected.push(saved, "alice/van", "--space", "alice/van-demo", "--dry_run", token=None)
+    assert done.status == 0, done.err
+    model, space = done.out.split("the Space alice/van-demo, in one commit")
+    names = {line.split()[0] for line in space.splitlines() if line}
+    assert "model.safetensors" in model and "model.safetensors" not in names
+    assert names >= {"app.py", "demo.py", "predict.py", "requirements.txt", "van_hf/modeling_van.py"}
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("--space", "van-demo"), 2, "--space must be of the form owner/name, got 'van-demo'"),
+        (("--space", "bob/demo"), 1, "you may not write to bob/demo: the token is for alice"),
+        ((), 2, "name a checkpoint or a folder, or a --space"),
+    ],
+)
+def test_what_cannot_be_a_space(spaces, runner, options, status, message):
+    done = runner.run("push_to_hub.py", "--hub_model_id", "alice/van", *options)
+    assert done.status == status and message in last_line(done)
+    assert spaces.repositories == {}
+
+
+TRAINING = (
+    *("--recipe", "scenes", "--model_size", "mini", "--decode_head", "semantic_fpn", "--crop_size", "32"),
+    *("--max_train_steps", "1", "--total_train_batch_size", "2", "--dataloader_num_workers", "0"),
+    *("--push_to_hub", "--hub_model_id", "alice/boxes", "--hub_private_repo"),
+)
+
+
+def test_training_pushes_what_it_leaves(hub, runner, boxes, model_files):
+    arguments = ("--dataset", boxes, *TRAINING, "--output_dir", "boxes")
+    done = runner.run("train_seg.py", *arguments, token="hf_alice_read")
+    assert done.status == 2 and "- --push_to_hub: the token can only read" in done.err
+    assert not (runner.folder / "boxes").exists()
+
+    hub.fail("POST", "/commit/", 503)
+    done = runner.run("train_seg.py", *arguments)
+    assert done.status == 1 and "The model is whole in boxes" in done.err
+    script, *command = last_line(done).removeprefix("python examples/").split()
+    assert hub.repositories["alice/boxes"].files().keys() == {".gitattributes"}
+
+    hub.faults.clear()
+    assert runner.run(script, *command).status == 0
+    repository = hub.repositories["alice/boxes"]
+    assert repository.private
+    pictures = {"training_curves.png", "predictions.png", "example.png"}
+    assert repository.files().keys() == model_files | pictures | {"README.md", "results.json", ".gitattributes"}
+
+
+LOADER = """
+    import json, sys
+
+    arguments = json.loads(sys.argv[1])
+    if arguments["installed"]:
+        import van_hf
+    else:
+        sys.modules["van_hf"] = None  # importing it fails, as where it is not installed
+    import torch
+    from PIL import Image
+    from transformers import AutoBackbone, AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+
+    trust = {} if arguments["installed"] else {"trust_remote_code": True}
+    image = Image.open("image.png")
+    saved = {}
+    for revision in arguments["revisions"]:
+        options = {"revision": revision, **trust}
+        processor = AutoImageProcessor.from_pretrained("alice/van", **options)
+        model = AutoModelForSemanticSegmentation.from_pretrained("alice/van", **options)
+        module = "van_hf." if arguments["installed"] else "transformers_modules."
+        assert type(model).__module__.startswith(module) and type(processor).__module__.startswith(module)
+        with torch.no_grad():
+            saved[revision] = model(**processor(image, return_tensors="pt")).logits
+    if arguments["installed"]:
+        backbone = AutoBackbone.from_pretrained("alice/van")
+        model = van_hf.VanForSemanticSegmentation.from_pretrained("alice/van")
+        with torch.no_grad():
+            saved["backbone"] = backbone(torch.load("pixels.pt")).feature_maps[-1]
+            saved["named class"] = model(**processor(image, return_tensors="pt")).logits
+    segments = pipeline("image-segmentation", model="alice/van", **trust)(image)
+    saved["segments"] = {segment["label"]: list(segment["mask"].getdata()) for segment in segments}
+    torch.save(saved, arguments["output"])
+"""
+
+
+@pytest.fixture
+def two_releases(hub, runner, tmp_path) -> tuple[list[VanForSemanticSegmentation], str]:
+    """`alice/van` with a first model, of which the commit is returned, and a second, also on the branch trial."""
+    models = [save_model(tmp_path / str(seed), seed) for seed in (0, 1)]
+    for source, options in (("0", ()), ("1", ("--revision", "trial")), ("1", ())):
+        assert runner.push(tmp_path / source, "alice/van", *options).status == 0
+    return models, hub.repositories["alice/van"].history()[1].sha
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_fresh_process_loads_by_name_and_revision(hub, two_releases, tmp_path, installed):
+    (first, second), sha = two_releases
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 71, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    torch.save(random_pixel_values(), tmp_path / "pixels.pt")
+    arguments = {"installed": installed, "revisions": ["main", "trial", sha], "output": "saved.pt"}
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LOADER), json.dumps(arguments)],
+        cwd=tmp_path,
+        env=hub.environment(tmp_path / "empty_cache"),
+        check=True,
+    )
+    saved = torch.load(tmp_path / "saved.pt")
+
+    inputs = VanImageProcessor.from_pretrained(tmp_path / "1")(Image.fromarray(pixels), return_tensors="pt")
+    with torch.no_grad():
+        outputs = second(**inputs)
+        assert torch.equal(saved["main"], outputs.logits)
+        assert torch.equal(saved["trial"], outputs.logits)
+        assert torch.equal(saved[sha], first(**inputs).logits)
+        if installed:
+            assert torch.equal(saved["named class"], outputs.logits)
+            assert torch.equal(saved["backbone"], second.van(random_pixel_values()).last_hidden_state)
+    assert not torch.equal(saved["main"], saved[sha])
+    processor = VanImageProcessor.from_pretrained(tmp_path / "1")
+    labels = processor.post_process_semantic_segmentation(outputs, target_sizes=[(50, 71)])[0]
+    assert saved["segments"].keys() == {NAMES[idx] for idx in labels.unique().tolist()}
+    for label, mask in saved["segments"].items():
+        assert torch.equal(torch.tensor(mask).view(50, 71) > 0, labels == second.config.label2id[label])

@@ -1,0 +1,297 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Releasing a model, or a Space that shows it, on the Hub: which files go, and sending them in one commit."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+CARD = "README.md"
+CONFIGS = ("config.json", "preprocessor_config.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+FIGURES = ("results.json", "train_results.json", "per_class.csv")
+# What train_seg.py and eval_seg.py draw; all but the first and the fourth show pictures of the validation data.
+PICTURES = (
+    *("training_curves.png", "predictions.png", "example.png"),
+    *("confusion_matrix.png", "best_pictures.png", "worst_pictures.png"),
+)
+# The base of all errors of the HTTP client, which is httpx in huggingface_hub 1 and httpx2 in 2.
+HTTPError = HfHubHTTPError.__bases__[0]
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What [`push`] has done.
+
+    Attributes:
+        url: Of the commit.
+        created: Whether the repository is a new one.
+        changed: Whether there was anything to commit.
+        deleted: Files of an earlier release that this one does not have, and that the commit has deleted.
+        card_kept: Whether the card on the Hub was left as it is, having been edited there.
+    """
+
+    url: str
+    created: bool
+    changed: bool
+    deleted: list[str]
+    card_kept: bool
+
+    def describe(self) -> str:
+        """What has happened, in a few lines."""
+        if not self.changed:
+            lines = [f"Nothing has changed since {self.url}"]
+        else:
+            lines = [f"Pushed to {'a new' if self.created else 'the existing'} repository: {self.url}"]
+        if self.deleted:
+            lines.append(f"Deleted there, as this release has no such files: {', '.join(self.deleted)}")
+        if self.card_kept:
+            lines.append(f"Kept {CARD} as it was edited on the Hub; --overwrite_card of push_to_hub.py replaces it")
+        return "\n".join(lines)
+
+
+def collect_files(
+    model_dir: str | os.PathLike, evaluation_dir: str | os.PathLike | None = None, pictures: bool = True
+) -> dict[str, Path]:
+    """Returns the files of a release by their names on the Hub; whatever else lies in the folders stays.
+
+    Args:
+        model_dir: Folder of a model and its image processor, with weights as safetensors and the code that
+            `trust_remote_code=True` runs, as `save_pretrained` of van_hf's classes leaves them.
+        evaluation_dir: Output folder of eval_seg.py. Its results.json is the release's, and that of the training
+            becomes train_results.json.
+        pictures: Whether those that train_seg.py and eval_seg.py have drawn go along.
+
+    Raises:
+        ValueError: A file is missing or cannot be read, or the model is no VAN.
+    """
+    model_dir = Path(model_dir)
+    names = [*CONFIGS, *find_weights(model_dir), *find_code(model_dir)]
+    for name in names:
+        if not (model_dir / name).is_file():
+            raise ValueError(f"{model_dir} has no {name}: it is no whole model, saved with its image processor")
+    names += [name for name in (*FIGURES, *(PICTURES if pictures else ()), CARD) if (model_dir / name).is_file()]
+    files = {name: model_dir / name for name in names}
+    if evaluation_dir is not None:
+        if "results.json" in files:
+            files["train_results.json"] = files.pop("results.json")
+        evaluated = (*FIGURES, *(PICTURES if pictures else ()))
+        files |= {name: path for name in evaluated if (path := Path(evaluation_dir, name)).is_file()}
+    return files
+
+
+def read_json(path: Path) -> dict:
+    """Returns the object in a JSON file; raises a `ValueError` if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def find_weights(model_dir: Path) -> list[str]:
+    """Returns the names of the files of weights that `from_pretrained` takes: one, or else an index and its parts."""
+    if (model_dir / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    index = model_dir / "model.safetensors.index.json"
+    if not index.is_file():
+        raise ValueError(f"{model_dir} has no model.safetensors; from_pretrained and save_pretrained make one")
+    return [index.name, *sorted(set(read_json(index).get("weight_map", {}).values()))]
+
+
+def find_code(model_dir: Path) -> list[str]:
+    """Returns the names of the modules that `trust_remote_code=True` runs, and of those that they import."""
+    # Takes seconds to import, and whoever pushes a model has transformers loaded.
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    config, processor = (read_json(model_dir / name) for name in CONFIGS)
+    if config.get("model_type") != "van":
+        raise ValueError(f"{model_dir / 'config.json'} is of the type {config.get('model_type')!r}; it must be 'van'")
+    if not config.get("auto_map"):
+        raise ValueError(
+            f"{model_dir / 'config.json'} has no auto_map, so that the model loads only where van_hf is installed;"
+            " from_pretrained and save_pretrained of van_hf's classes add it, and the code"
+        )
+    # The image processor's may be one name or, as in transformers 4, a list of a slow and a fast one.
+    classes = [*config["auto_map"].values(), *(processor.get("auto_map") or {}).values()]
+    classes = [name for value in classes for name in (value if isinstance(value, list) else [value]) if name]
+    modules = {f"{name.split('.')[0]}.py" for name in classes}
+    for module in sorted(modules):
+        if not (model_dir / module).is_file():
+            raise ValueError(f"{model_dir} has no {module}, which its auto_map names; save the model again")
+        modules |= {Path(path).name for path in get_relative_import_files(model_dir / module)}
+    return sorted(modules)
+
+
+def create_card(files: dict[str, Path], repo_id: str, released: str | None = None) -> str:
+    """Returns the text of a release's model card; for the arguments see [`~van_hf.hub.create_model_card`]."""
+    from .hub import model_card_for_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in files.items():
+            if not any(fnmatch(name, pattern) for pattern in WEIGHTS):
+                shutil.copyfile(path, Path(folder, name))
+        return str(model_card_for_folder(folder, repo_id, released=released))
+
+
+def seal_card(text: str) -> str:
+    """Adds a comment to a generated card by which [`is_sealed`] tells whether it was edited since."""
+    return f"{text.rstrip()}\n\n<!-- Generated by van_hf; digest of the text above: {_digest(text)} -->\n"
+
+
+def is_sealed(text: str) -> bool:
+    """Returns whether a card is as [`seal_card`] made it."""
+    match = re.fullmatch(r"(.*)\n\n<!-- Generated by van_hf; digest of the text above: (\w+) -->\n", text, re.DOTALL)
+    return match is not None and _digest(match[1]) == match[2]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.rstrip().encode()).hexdigest()[:16]
+
+
+def check_name(repo_id: str, option: str = "--hub_model_id") -> None:
+    """Raises a `ValueError`, which names the option, unless `repo_id` is of the form owner/name."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{option} {repo_id}: {error}") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{option} must be of the form owner/name, got {repo_id!r}")
+
+
+def check_access(repo_id: str) -> None:
+    """Checks that a push to `repo_id` can be expected to succeed, and changes nothing.
+
+    Raises:
+        OSError: There is no network or no token, or the token cannot write there.
+    """
+    with plain_errors(repo_id):
+        user = HfApi().whoami()
+    role = user.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise OSError("the token can only read; make one that can write at https://huggingface.co/settings/tokens")
+    # What a fine-grained token may do, its name does not tell.
+    names = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
+    if role == "write" and repo_id.split("/")[0] not in names:
+        raise OSError(f"you may not write to {repo_id}: the token is for {', '.join(names)}")
+
+
+def push(
+    files: dict[str, Path],
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    card: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+    overwrite_card: bool = False,
+) -> PushResult:
+    """Releases files on the Hub, in one commit: all of them or, whatever happens, none.
+
+    Those of them that are on the Hub already are not sent again, so that after a failure the same call goes on.
+
+    Args:
+        files: By their names there; for a model what [`collect_files`] returns.
+        repo_type: "model", or "space" for a Space with Gradio.
+        card: Text of README.md where `files` has none.
+        private: Makes a new repository private; one that is there must be.
+        revision: Branch, which is created from main if it is missing.
+        overwrite_card: Replaces even a README.md on the Hub that is not as van_hf generated it.
+
+    Raises:
+        ValueError: `private` was asked for and the repository is public, or the card's metadata are not valid.
+        OSError: The Hub cannot be reached, or refuses.
+    """
+    api = HfApi()
+    with plain_errors(repo_id):
+        created = not api.repo_exists(repo_id, repo_type=repo_type)
+        if created:
+            sdk = "gradio" if repo_type == "space" else None
+            api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private or None)
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise ValueError(f"{repo_id} is on the Hub already, and public; change that in its settings there first")
+        if revision is not None:
+            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
+        head = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+        tree = api.list_repo_tree(repo_id, repo_type=repo_type, recursive=True, revision=head)
+        present = {entry.path for entry in tree if isinstance(entry, RepoFile)}
+
+        contents = {**({CARD: seal_card(card).encode()} if card else {}), **files}
+        card_kept = CARD in present and CARD in contents and not overwrite_card
+        card_kept = card_kept and _is_edited(api, repo_id, repo_type, head)
+        if card_kept:
+            del contents[CARD]
+        # Old weights beside new ones, in another number of files, might be the ones that are loaded.
+        managed = (*WEIGHTS, *FIGURES, *PICTURES) if repo_type == "model" else ("van_hf/*",)
+        deleted = sorted(
+            path for path in present - contents.keys() if any(fnmatch(path, pattern) for pattern in managed)
+        )
+        operations = [CommitOperationAdd(path, content) for path, content in sorted(contents.items())]
+        operations += [CommitOperationDelete(path) for path in deleted]
+        # With its parent given, the commit fails if someone else's has come in between.
+        commit = api.create_commit(
+            repo_id,
+            operations,
+            repo_type=repo_type,
+            commit_message=commit_message,
+            revision=revision,
+            parent_commit=head,
+        )
+    return PushResult(str(commit.commit_url), created, commit.oid != head, deleted, card_kept)
+
+
+def _is_edited(api: HfApi, repo_id: str, repo_type: str, revision: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=revision, local_dir=folder)
+        return not is_sealed(Path(path).read_bytes().decode(errors="replace"))
+
+
+@contextmanager
+def plain_errors(repo_id: str) -> Iterator[None]:
+    """Turns the errors of the Hub's client into an `OSError` of one line, which says what would do."""
+    try:
+        yield
+    except (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError) as error:
+        raise OSError(explain(error, repo_id)) from error
+    except RuntimeError as error:
+        # The client wraps what went wrong with a file of weights.
+        if not isinstance(error.__cause__, HTTPError):
+            raise
+        raise OSError(explain(error.__cause__, repo_id)) from error
+
+
+def explain(error: Exception, repo_id: str) -> str:
+    """Returns what an error of the Hub's client means for a push, in one line."""
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token; run `hf auth login`, or set HF_TOKEN (https://huggingface.co/settings/tokens)"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "nothing can be pushed while HF_HUB_OFFLINE is set"
+    again = "The same command again goes on with what is missing"
+    if not isinstance(error, HfHubHTTPError):
+        return f"the connection to {constants.ENDPOINT} failed ({str(error) or type(error).__name__}). {again}"
+    status = error.response.status_code
+    said = error.server_message or error.response.headers.get("X-Error-Message") or error.response.reason_phrase
+    said = " ".join(said.split())
+    if status == 401:
+        return f"the Hub does not accept the token ({said}); run `hf auth login`, or set HF_TOKEN to a valid one"
+    if status == 403:
+        return f"you may not write to {repo_id} with this token ({said})"
+    if status == 412:
+        return f"{repo_id} has got another commit in the meantime. Look at it, then give the same command again"
+    return f"{constants.ENDPOINT} answered with the error {status} ({said}). {again}"
