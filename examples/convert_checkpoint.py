@@ -13,10 +13,8 @@ import json
 import sys
 
 from van_hf import VanForImageClassification, VanForSemanticSegmentation, VanPreTrainedModel
-from van_hf.checkpoints import check_output_dir, convert_checkpoint, published_size, save_converted
+from van_hf.checkpoints import HEAD_NAMES, check_output_dir, convert_checkpoint, published_size, save_converted
 from van_hf.data.loading import read_id2label
-
-HEAD_NAMES = {"upernet": "UperNet", "semantic_fpn": "Semantic FPN"}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

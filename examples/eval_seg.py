@@ -10,7 +10,6 @@ published models on ADE20K. An evaluation that was stopped goes on where the sam
 
 import argparse
 import csv
-import hashlib
 import json
 import math
 import os
@@ -42,6 +41,7 @@ from van_hf.data import SegmentationDataset
 from van_hf.evaluation import (
     DTYPES,
     append_counts,
+    digest_of_weights,
     evaluate_pictures,
     figures_by_label,
     load_trained,
@@ -74,13 +74,9 @@ def describe_settings(
     image_processor: VanImageProcessor,
 ) -> dict:
     """Returns everything that decides the predictions; an evaluation goes on only where all of it is the same."""
-    weights = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        weights.update(name.encode())
-        weights.update(value.cpu().flatten().view(torch.uint8).numpy())
     settings = {
         "model": args.model_name_or_path,
-        "weights": weights.hexdigest(),
+        "weights": digest_of_weights(model),
         "image_processor": image_processor.to_dict(),
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.splits["validation"]._fingerprint,

@@ -17,13 +17,11 @@ reached or refused. No release is ever half there, and after a failure the same 
 """
 
 import argparse
-import hashlib
 import sys
 import tempfile
 from importlib.metadata import requires
 from pathlib import Path
 
-import torch
 from huggingface_hub import HfApi, SpaceCardData
 from tqdm.auto import tqdm
 
@@ -31,6 +29,7 @@ import van_hf
 from van_hf import VanForSemanticSegmentation
 from van_hf.checkpoints import convert_checkpoint, save_converted
 from van_hf.data.loading import read_id2label
+from van_hf.evaluation import digest_of_weights
 from van_hf.hub import RELEASED_CHECKPOINTS
 from van_hf.pushing import (
     CARD,
@@ -129,18 +128,9 @@ def prepare_files(args: argparse.Namespace, temporary: Path) -> dict[str, Path]:
             f"{source} holds an evaluation of {evaluated.get('name')!r}, which is not a model's folder here; run this"
             " from the folder that the evaluation was run from"
         )
-    if digest_of_weights(model_dir) != evaluated.get("weights"):
+    if digest_of_weights(VanForSemanticSegmentation.from_pretrained(model_dir)) != evaluated.get("weights"):
         raise ValueError(f"{source} holds an evaluation of other weights than {model_dir} has now; evaluate it again")
     return collect_files(model_dir, source, pictures)
-
-
-def digest_of_weights(model_dir: Path) -> str:
-    """Returns what eval_seg.py keeps of the weights that it has evaluated."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in VanForSemanticSegmentation.from_pretrained(model_dir).state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def prepare_space(model_id: str, temporary: Path) -> tuple[dict[str, Path], str]:

@@ -66,6 +66,8 @@ CLASSIFICATION_KEYS = (
 SEGMENTATION_PREFIXES = ("backbone.", "neck.", "decode_head.", "auxiliary_head.")
 # mmsegmentation's default, and all that the authors used. The checkpoints do not tell it, only how many there are.
 POOL_SCALES = (1, 2, 3, 6)
+# As they are written in texts.
+HEAD_NAMES = {"upernet": "UperNet", "semantic_fpn": "Semantic FPN"}
 INCOMPLETE = "a truncated or incomplete checkpoint of a VAN"
 
 

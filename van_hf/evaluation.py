@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Mean IoU of a model on a dataset's validation split, on one or several processes."""
 
+import hashlib
 import json
 import math
 import os
@@ -56,6 +57,15 @@ class Protocol:
         if self.mode == "slide":
             windows = f"windows of {self.crop_size} pixels every {self.stride}"
         return f"{scales}{' + flip' if self.flip else ''}, {windows}, compared at the original size"
+
+
+def digest_of_weights(model: VanForSemanticSegmentation) -> str:
+    """Returns what tells a model's weights from all others, in 32 characters."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
-from .checkpoints import published_size
+from .checkpoints import HEAD_NAMES, published_size
 from .configuration_van import VAN_SIZES, VanConfig
 from .data import ade20k
 from .evaluation import Protocol
@@ -23,7 +23,6 @@ from .modeling_van import VanForImageClassification, VanForSemanticSegmentation
 from .training import RECIPES, Recipe
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
-HEAD_NAMES = {"upernet": "UperNet", "semantic_fpn": "Semantic FPN"}
 SEGMENTATION_URL = "https://github.com/Visual-Attention-Network/VAN-Segmentation"
 CLASSIFICATION_URL = "https://github.com/Visual-Attention-Network/VAN-Classification"
 # The authors' classifiers on the Hub, in transformers 4's format, which van_hf loads as it is.

@@ -60,6 +60,12 @@ def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
     return torch.where((labels == 0) | (labels == IGNORE_INDEX), IGNORE_INDEX, labels - 1)
 
 
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture turned as its EXIF orientation says; itself where it is upright, which exif_transpose would copy."""
+    is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
+    return PIL.ImageOps.exif_transpose(image) if is_turned else image
+
+
 def resize_steps(height: int, width: int, size: SizeDict, size_divisor: int) -> list[tuple[int, int]]:
     """The sizes `(height, width)` a picture goes through; the last one is its processed size.
 
@@ -364,8 +370,7 @@ def _open_image(source):
 
 def _pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndarray:
     """Pixels of the upright picture, (height, width) or (height, width, channels), uint8, uint16 or bool."""
-    if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:  # else exif_transpose would make a copy
-        image = PIL.ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
@@ -419,7 +424,7 @@ def _to_8_bits(pixels: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
 def _process_map(segmentation_map, device=None) -> torch.Tensor:
     """One segmentation map as uint8 or int64 (1, height, width)."""
     if isinstance(segmentation_map, PIL.Image.Image):
-        segmentation_map = PIL.ImageOps.exif_transpose(segmentation_map)
+        segmentation_map = upright(segmentation_map)
         if segmentation_map.mode not in MAP_MODES and not segmentation_map.mode.startswith("I;16"):
             raise ValueError(
                 f"a segmentation map of mode {segmentation_map.mode} holds colours, not one class id per pixel;"

@@ -29,13 +29,13 @@ _FORMS = ("measured", "plain", "fast")
 _forms = os.environ.get("VAN_HF_FORMS", "measured")
 if _forms not in _FORMS:
     raise ValueError(f"the environment variable VAN_HF_FORMS must be one of {', '.join(_FORMS)}, got {_forms!r}")
-# Before torch 2.7 the two could not be told apart.
+# Before torch 2.7 exporting could not be told from compiling.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 @contextmanager
 def use_forms(forms: str):
-    """Chooses the forms that the operations run in, within a `with` block. Both forms give the same values.
+    """Chooses the forms that the operations run in, within a `with` block. They give the same values up to rounding.
 
     The environment variable VAN_HF_FORMS sets what holds outside of any block.
 

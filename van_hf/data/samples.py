@@ -10,9 +10,9 @@ import os
 import datasets
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-from ..image_processing_van import VanImageProcessor, reduce_labels
+from ..image_processing_van import VanImageProcessor, reduce_labels, upright
 from .augmentation import IGNORE_INDEX, DrawnAugmentation, TrainAugmentation, source_box
 
 # Pictures are read as at inference: upright, any mode as RGB, transparent ones over white.
@@ -49,7 +49,7 @@ def read_example(
 def _read_labels(mask: Image.Image, num_labels: int, do_reduce_labels: bool, name: str) -> torch.Tensor:
     """The labels of an annotation, checked but not yet reduced: uint8 (height, width)."""
     _check_picture(mask, "annotation", name)
-    mask = _upright(mask)
+    mask = upright(mask)
     if mask.mode not in MASK_MODES:
         raise ValueError(
             f"{name}: the annotation has mode {mask.mode}; expected one channel of label ids (mode L, P, I, I;16 or "
@@ -98,11 +98,6 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) to 8; those above 4 exchange height and width."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # exif_transpose copies a picture that is upright already.
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 class TrainSamples(torch.utils.data.Dataset):
@@ -186,7 +181,7 @@ class TrainSamples(torch.utils.data.Dataset):
             reduction = _draft(image, drawn.size) if self.jpeg_draft else 1
             image.load()
             box = source_box(source_size, drawn.size, drawn.window, reduction)
-            return _read_pixels(_upright(image).crop(box), name), reduction
+            return _read_pixels(upright(image).crop(box), name), reduction
 
 
 def _open_undecoded(value: dict) -> Image.Image:
