@@ -13,8 +13,9 @@ import json
 import sys
 
 from van_hf import VanForImageClassification, VanForSemanticSegmentation, VanPreTrainedModel
-from van_hf.checkpoints import HEAD_NAMES, check_output_dir, convert_checkpoint, published_size, save_converted
+from van_hf.checkpoints import check_output_dir, convert_checkpoint, save_converted
 from van_hf.data.loading import read_id2label
+from van_hf.model.configuration_van import DECODE_HEAD_NAMES, published_size
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -43,7 +44,7 @@ def describe(model: VanPreTrainedModel) -> str:
     name = f"VAN-{size.upper()}" if size else "VAN of a size that was not published"
     if isinstance(model, VanForSemanticSegmentation):
         auxiliary = " and its auxiliary head" if model.auxiliary_head is not None else ""
-        name += f" with {HEAD_NAMES[config.decode_head]}{auxiliary}"
+        name += f" with {DECODE_HEAD_NAMES[config.decode_head]}{auxiliary}"
     elif isinstance(model, VanForImageClassification):
         name += ", classifier"
     else:

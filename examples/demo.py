@@ -24,12 +24,11 @@ except ModuleNotFoundError:
 import numpy as np
 import torch
 from PIL import Image
-from predict import class_shares, draw_mask, load_model
+from predict import class_shares, draw_mask
 from transformers.utils import cached_file
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
-from van_hf.evaluation import Protocol, predict
-from van_hf.inference import RATIOS
+from van_hf.inference import RATIOS, Protocol, load_model, predict
 from van_hf.visualization import default_palette
 
 DEFAULT_MODEL = "outputs/van-scenes"

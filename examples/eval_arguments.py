@@ -8,8 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 from common_arguments import add_data_arguments, find_common_problems, unused_folder
 
-from van_hf.evaluation import Protocol
-from van_hf.inference import RATIOS
+from van_hf.inference import RATIOS, Protocol
 
 DEFAULT_MODEL = "outputs/van-scenes"
 MODES = ("whole", "slide")

@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import math
-import os
 import platform
 import shutil
 import sys
@@ -32,23 +31,16 @@ import pyarrow.compute
 import torch
 from accelerate import Accelerator
 from common_arguments import load_dataset, mixed_precision, process_state, stop_at_problems, warn_of_lone_process
+from counts_file import append_counts, read_counts
 from eval_arguments import find_problems, parse_arguments, resolve_protocol
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset
-from van_hf.evaluation import (
-    DTYPES,
-    append_counts,
-    digest_of_weights,
-    evaluate_pictures,
-    figures_by_label,
-    load_trained,
-    predict,
-    read_counts,
-    read_validation_example,
-)
+from van_hf.evaluation import evaluate_pictures, figures_by_label, load_trained, read_validation_example
+from van_hf.files import write_json
+from van_hf.inference import DTYPES, digest_of_weights, predict
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
 from van_hf.visualization import plot_confusion_matrix, plot_predictions
 
@@ -103,13 +95,6 @@ def find_resume_problems(progress_dir: Path, settings: dict) -> list[str]:
         for name in sorted(settings.keys() | begun.keys())
         if settings.get(name) != begun.get(name)
     ]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there with all of its text or not at all."""
-    unfinished = path.with_name(f"{path.name}.partial")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def mask_names(dataset: SegmentationDataset) -> list[str]:
@@ -287,7 +272,7 @@ def write_results(
     plot_confusion_matrix(matrix.numpy(), dataset.id2label, output_dir / "confusion_matrix.png")
     for name in ("best_pictures", "worst_pictures"):
         draw_pictures(dataset, predict_picture, results[name], output_dir / f"{name}.png")
-    write_whole(output_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    write_json(output_dir / "results.json", results)
     shutil.rmtree(output_dir / "progress")
 
 
@@ -332,7 +317,7 @@ def main() -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (output_dir / "progress").mkdir(parents=True, exist_ok=True)
-        write_whole(output_dir / "progress" / "settings.json", json.dumps(settings, indent=2) + "\n")
+        write_json(output_dir / "progress" / "settings.json", settings)
         if args.save_predictions:
             (output_dir / "predictions").mkdir(exist_ok=True)
     accelerator.wait_for_everyone()

@@ -4,8 +4,8 @@
 
     python examples/model_cards.py
 
-Nothing is downloaded: the cards are made of the architectures and of what the authors published (van_hf/hub.py).
-push_to_hub.py makes the cards of other models.
+Nothing is downloaded: the cards are made of the architectures and of what the authors published
+(van_hf/released_checkpoints.py). push_to_hub.py makes the cards of other models.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from pathlib import Path
 from benchmarks.complexity import complexity
 from tqdm.auto import tqdm
 
-from van_hf.hub import HUB_CLASSIFIERS, RELEASED_CHECKPOINTS, create_model_card
+from van_hf.model_cards import create_model_card
+from van_hf.released_checkpoints import HUB_CLASSIFIERS, RELEASED_CHECKPOINTS
 
 CARDS_DIR = Path(__file__).parents[1] / "model_cards"
 # (height, width) in pixels of the pictures that the authors count multiply-adds for.

@@ -11,9 +11,8 @@ status is then 1. It is 2 where nothing could be begun.
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,15 @@ import torch
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
-from van_hf.evaluation import Protocol, predict
-from van_hf.inference import RATIOS
+from van_hf.files import write_text, write_whole
+from van_hf.inference import RATIOS, Protocol, load_model, predict
 from van_hf.visualization import default_palette, overlay
 
 SUFFIXES = {"overlays": ".png", "masks": ".png", "shares": ".json"}  # of what --save can name
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -121,31 +119,6 @@ def check_outputs(images: dict[Path, Path], output_dir: Path, kinds: Sequence[st
         )
 
 
-def load_model(name: str, device: str | None) -> tuple[VanForSemanticSegmentation, VanImageProcessor]:
-    """Loads a segmentation model, in evaluation mode, and its image processor.
-
-    Raises:
-        ValueError: It is another kind of model, or has no weights for parts of it; or there is no such device.
-        OSError: It cannot be found.
-    """
-    config = AutoConfig.from_pretrained(name)
-    if not isinstance(config, VanConfig):
-        raise ValueError(f"{name} is a model of the type {config.model_type!r}; it must be 'van'")
-    model, info = VanForSemanticSegmentation.from_pretrained(name, output_loading_info=True)
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ValueError(
-            f"{name} has no weights for {len(missing)} tensors of a segmentation model, such as {missing[0]};"
-            " examples/train_seg.py makes one from it"
-        )
-    image_processor = VanImageProcessor.from_pretrained(name)
-    try:
-        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} cannot be used: {error}") from error
-    return model.eval(), image_processor
-
-
 def class_shares(labels: np.ndarray) -> dict[int, float]:
     """Returns the share of the pixels, from 0 to 1, of each class number that occurs, the largest first."""
     counts = np.bincount(labels.ravel())
@@ -220,17 +193,6 @@ def draw_mask(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Ima
     return mask
 
 
-def write(path: Path, save: Callable[[Path], None]) -> None:
-    """Lets `save` write a file, which appears at `path` once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_outputs(
     name: Path, source: Path, picture: torch.Tensor, labels: np.ndarray, config: VanConfig, args: argparse.Namespace
 ) -> None:
@@ -238,12 +200,12 @@ def write_outputs(
     palette = config.palette or default_palette(config.num_labels)
     paths = {kind: output_path(args.output_dir, kind, name) for kind in args.save}
     if "overlays" in paths:
-        write(paths["overlays"], draw_overlay(picture, labels, config.id2label, palette, args.alpha).save)
+        write_whole(paths["overlays"], draw_overlay(picture, labels, config.id2label, palette, args.alpha).save)
     if "masks" in paths:
-        write(paths["masks"], draw_mask(labels, palette).save)
+        write_whole(paths["masks"], draw_mask(labels, palette).save)
     if "shares" in paths:
         text = describe_shares(source, labels, config.id2label)
-        write(paths["shares"], lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(paths["shares"], text)
 
 
 def predict_pictures(
@@ -260,7 +222,7 @@ def predict_pictures(
         try:
             with Image.open(source) as image:
                 picture = image_processor.process_image(image, do_convert_rgb=True)
-            labels = predict(model, image_processor, picture, protocol, DTYPES[args.dtype]).cpu().numpy()
+            labels = predict(model, image_processor, picture, protocol, getattr(torch, args.dtype)).cpu().numpy()
         except Exception as error:  # damaged files make Pillow's decoders raise errors of many kinds
             num_failed += 1
             progress.write(f"{source} is left out: {type(error).__name__}: {error}", file=sys.stderr)

@@ -29,9 +29,8 @@ import van_hf
 from van_hf import VanForSemanticSegmentation
 from van_hf.checkpoints import convert_checkpoint, save_converted
 from van_hf.data.loading import read_id2label
-from van_hf.evaluation import digest_of_weights
-from van_hf.hub import RELEASED_CHECKPOINTS
-from van_hf.pushing import (
+from van_hf.files import read_json
+from van_hf.hub import (
     CARD,
     check_access,
     check_name,
@@ -39,8 +38,9 @@ from van_hf.pushing import (
     create_card,
     plain_errors,
     push,
-    read_json,
 )
+from van_hf.inference import digest_of_weights
+from van_hf.released_checkpoints import RELEASED_CHECKPOINTS
 
 # What demo.py was tested with.
 GRADIO_VERSION, PYTHON_VERSION = "6.31.0", "3.11"
@@ -91,8 +91,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     checkpoints.add_argument(
         "--released",
         metavar="NAME",
-        help="which of the authors' published models it is, for the card: a name in van_hf/hub.py, such as "
-        "fpn_van_b0_ade20k_40k; by default the file's name, if it is one",
+        help="which of the authors' published models it is, for the card: a name in van_hf/released_checkpoints.py, "
+        "such as fpn_van_b0_ade20k_40k; by default the file's name, if it is one",
     )
     checkpoints.add_argument("--trust_pickle", action="store_true", help="run any code that is in the file")
     args = parser.parse_args(argv)

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from common_arguments import add_data_arguments, find_common_problems, mixed_precision, unused_folder
 
-from van_hf.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -144,7 +144,7 @@ def find_hub_problems(args: argparse.Namespace) -> list[str]:
         problems.append("--push_to_hub has no model to release with --max_train_steps 0")
     if args.hub_model_id is None:
         return [*problems, "--push_to_hub needs --hub_model_id, the model's owner/name on the Hub"]
-    from van_hf.pushing import check_name
+    from van_hf.hub import check_name
 
     try:
         check_name(args.hub_model_id)
@@ -157,7 +157,7 @@ def find_access_problems(args: argparse.Namespace, state: PartialState) -> list[
     """What the end of the training would fail at: no network, or no token that may write the model."""
     problems = [None]
     if args.push_to_hub and state.is_main_process:
-        from van_hf.pushing import check_access
+        from van_hf.hub import check_access
 
         try:
             check_access(args.hub_model_id)

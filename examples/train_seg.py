@@ -40,9 +40,10 @@ from train_arguments import (
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
-from van_hf.configuration_van import VAN_SIZES
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
-from van_hf.evaluation import DTYPES, Protocol, evaluate, load_trained, new_weights, predict, read_validation_example
+from van_hf.evaluation import evaluate, load_trained, read_validation_example
+from van_hf.inference import DTYPES, Protocol, new_weights, predict
+from van_hf.model.configuration_van import VAN_SIZES
 from van_hf.training import (
     Recipe,
     TrainingHistory,
@@ -370,7 +371,7 @@ def print_summary(args: argparse.Namespace, recipe: Recipe, history: TrainingHis
 
 def push_results(args: argparse.Namespace) -> None:
     """Releases what lies in the output folder on the Hub."""
-    from van_hf.pushing import collect_files, create_card, push
+    from van_hf.hub import collect_files, create_card, push
 
     try:
         files = collect_files(args.output_dir)

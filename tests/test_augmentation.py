@@ -40,8 +40,8 @@ def plain_resize(image, labels, size):
     ],
 )
 def test_keep_ratio_size(height, width, scale, expected):
-    assert augmentation.keep_ratio_size(height, width, scale) == expected
-    assert augmentation.keep_ratio_size(height, width, scale[::-1]) == expected
+    long_side, short_side = scale
+    assert augmentation.keep_ratio_size(height, width, short_side, long_side) == expected
 
 
 def test_crop_equals_resizing_the_whole_picture_and_cropping():

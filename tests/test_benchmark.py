@@ -4,18 +4,15 @@ import argparse
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
+import benchmark
 import numpy as np
 import pytest
 import torch
+from benchmarks import complexity, import_time, inference, loader, measuring, metric, models, postprocess, training
 from conftest import tiny_config
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import benchmark
-from benchmarks import complexity, import_time, inference, loader, measuring, metric, models, postprocess, training
 
 from van_hf import VanConfig
 
@@ -225,7 +222,7 @@ def test_plain_samples_are_samples(tmp_path):
 
 
 def test_import_beside_what_it_imports(monkeypatch, tmp_path):
-    modules = ["van_hf", "van_hf.modeling_van", "torch.nn"]
+    modules = ["van_hf", "van_hf.model.modeling_van", "torch.nn"]
     statements = import_time.baseline_statements(modules).splitlines()
     assert "import torch" in statements and "from transformers.activations import ACT2FN" in statements
     assert not any("van_hf" in line or "import math" in line for line in statements)

@@ -17,8 +17,7 @@ from conftest import tiny_config
 from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
-from van_hf.evaluation import Protocol, predict
-from van_hf.inference import RATIOS
+from van_hf.inference import RATIOS, Protocol, predict
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = {0: "sky", 1: "tree", 2: "road", 3: "house"}
@@ -31,7 +30,6 @@ CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-netwo
 @pytest.fixture(scope="module")
 def demo():
     pytest.importorskip("gradio")
-    sys.path.insert(0, str(EXAMPLES))
     return importlib.import_module("demo")
 
 

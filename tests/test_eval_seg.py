@@ -1,7 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import csv
-import importlib
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import datasets
+import eval_seg
 import numpy as np
 import pytest
 import torch
@@ -22,8 +22,6 @@ from van_hf.data import load_segmentation_dataset
 from van_hf.metrics.mean_iou.mean_iou import MeanIoU
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "eval_seg.py"
-sys.path.insert(0, str(SCRIPT.parent))
-eval_seg = importlib.import_module("eval_seg")
 
 FIGURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "iou", "best_pictures", "worst_pictures")
 SLIDE = ("--mode", "slide", "--crop_size", 128, "--stride", 100, "--multi_scale", "--flip", "--save_predictions")

@@ -6,22 +6,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import tiny_config
+from counts_file import append_counts, read_counts
 from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 from van_hf.data import SegmentationDataset
-from van_hf.evaluation import (
-    PictureResult,
-    Protocol,
-    append_counts,
-    evaluate,
-    evaluate_pictures,
-    load_trained,
-    predict,
-    read_counts,
-    read_validation_example,
-)
-from van_hf.inference import RATIOS, multi_scale_flip_inference, slide_inference
+from van_hf.evaluation import PictureResult, evaluate, evaluate_pictures, load_trained, read_validation_example
+from van_hf.inference import RATIOS, Protocol, multi_scale_flip_inference, predict, slide_inference
 
 SIZES = [(4, 6), (5, 3), (2, 2)]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers.image_utils import SizeDict
 
-from van_hf.image_processing_van import VanImageProcessor, reduce_labels, resize_steps
+from van_hf.model.image_processing_van import VanImageProcessor, reduce_labels, resize_steps
 
 EXIF_ORIENTATION = 0x0112
 ROTATE_270 = 6  # shown after a quarter turn clockwise

@@ -28,8 +28,8 @@ from transformers import (
 
 from van_hf import VanBackbone, VanForImageClassification, VanForSemanticSegmentation, VanModel
 from van_hf.checkpoints import convert_checkpoint
-from van_hf.modeling_van import VanLayerScaling
-from van_hf.ops import use_forms
+from van_hf.model.convolutions import use_forms
+from van_hf.model.modeling_van import VanLayerScaling
 
 ALL_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 

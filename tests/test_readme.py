@@ -25,7 +25,6 @@ from van_hf import VanConfig, VanForImageClassification
 
 ROOT = Path(__file__).parents[1]
 READMES = (ROOT / "README.md", ROOT / "examples" / "README.md")
-sys.path.insert(0, str(ROOT / "examples"))
 
 
 def blocks(readme: Path, heading: str) -> list[str]:

@@ -1,6 +1,5 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-import importlib
 import json
 import os
 import signal
@@ -10,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_seg
 from accelerate import Accelerator, PartialState
 from conftest import BOX_NAMES, finish, launch
 from PIL import Image
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
-sys.path.insert(0, str(SCRIPT.parent))
-train_seg = importlib.import_module("train_seg")
 
 # Two batches are accumulated to a step, so that a wrong count of batches after resuming would show.
 TRAINING = (

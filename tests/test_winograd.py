@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from van_hf import winograd
-from van_hf.winograd import winograd_conv2d
+from van_hf.model import winograd
+from van_hf.model.winograd import winograd_conv2d
 
 
 @pytest.mark.parametrize("tiles_at_once", [1, 6, 128])

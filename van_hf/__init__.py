@@ -16,9 +16,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
-from .configuration_van import VanConfig
-from .image_processing_van import VanImageProcessor
-from .modeling_van import (
+from .model.configuration_van import VanConfig
+from .model.image_processing_van import VanImageProcessor
+from .model.modeling_van import (
     VanBackbone,
     VanForImageClassification,
     VanForSemanticSegmentation,

@@ -26,9 +26,9 @@ from transformers import ConvNextImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_van import VAN_SIZES, VanConfig
-from .image_processing_van import VanImageProcessor
-from .modeling_van import VanForImageClassification, VanForSemanticSegmentation, VanModel, VanPreTrainedModel
+from .model.configuration_van import VAN_SIZES, VanConfig, published_size
+from .model.image_processing_van import VanImageProcessor
+from .model.modeling_van import VanForImageClassification, VanForSemanticSegmentation, VanModel, VanPreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,6 @@ CLASSIFICATION_KEYS = (
 SEGMENTATION_PREFIXES = ("backbone.", "neck.", "decode_head.", "auxiliary_head.")
 # mmsegmentation's default, and all that the authors used. The checkpoints do not tell it, only how many there are.
 POOL_SCALES = (1, 2, 3, 6)
-# As they are written in texts.
-HEAD_NAMES = {"upernet": "UperNet", "semantic_fpn": "Semantic FPN"}
 INCOMPLETE = "a truncated or incomplete checkpoint of a VAN"
 
 
@@ -278,14 +276,6 @@ def _infer_heads(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         auxiliary_hidden_size = state_dict["auxiliary_head.conv_seg.weight"].shape[1]
         fields |= {"use_auxiliary_head": True, "auxiliary_hidden_size": auxiliary_hidden_size}
     return fields
-
-
-def published_size(hidden_sizes: list[int], depths: list[int]) -> str | None:
-    """`"b0"` to `"b6"` if the authors published a VAN of these channels and blocks per stage, or None."""
-    for size, (published_hidden_sizes, published_depths, _) in VAN_SIZES.items():
-        if (list(hidden_sizes), list(depths)) == (published_hidden_sizes, published_depths):
-            return size
-    return None
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor], model: VanPreTrainedModel) -> dict[str, torch.Tensor]:

@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Mean IoU of a model on a dataset's validation split, on one or several processes."""
 
-import hashlib
-import json
 import math
 import os
 import sys
@@ -11,113 +9,30 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TextIO
 
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor
 
 from .data import SegmentationDataset, read_example
-from .image_processing_van import VanImageProcessor
-from .inference import multi_scale_flip_inference, slide_inference, whole_inference
+from .inference import load_model
 from .metrics.mean_iou.mean_iou import confusion_matrix, scores_from_confusion_matrix
-from .modeling_van import VanForSemanticSegmentation
+from .model.image_processing_van import VanImageProcessor
+from .model.modeling_van import VanForSemanticSegmentation
 
 MAX_THREADS = 8
-# By the names that accelerate has for them.
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How pictures are segmented for a figure. Predictions are always compared at the pictures' own sizes.
-
-    Attributes:
-        mode: "whole" pictures, or "slide": window by window, scores averaged where windows overlap.
-        crop_size: side of the windows in pixels, None with "whole".
-        stride: step between windows in pixels, None with "whole".
-        ratios: sizes of the views whose class probabilities are averaged, as shares of the image processor's size.
-        flip: whether each view is taken mirrored too.
-    """
-
-    mode: str = "whole"
-    crop_size: int | None = None
-    stride: int | None = None
-    ratios: tuple[float, ...] = (1.0,)
-    flip: bool = False
-
-    def describe(self) -> str:
-        """Returns the protocol in words."""
-        scales = "single scale"
-        if len(self.ratios) > 1:
-            scales = f"multi-scale ({', '.join(map(str, self.ratios))})"
-        windows = "whole image"
-        if self.mode == "slide":
-            windows = f"windows of {self.crop_size} pixels every {self.stride}"
-        return f"{scales}{' + flip' if self.flip else ''}, {windows}, compared at the original size"
-
-
-def digest_of_weights(model: VanForSemanticSegmentation) -> str:
-    """Returns what tells a model's weights from all others, in 32 characters."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-@torch.inference_mode()
-def predict(
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-    image: torch.Tensor,
-    protocol: Protocol = Protocol(),
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """Segments a picture.
-
-    Args:
-        model: In evaluation mode.
-        image_processor: Of the model.
-        image: uint8 (3, height, width).
-        protocol: How to segment it.
-        dtype: What the model computes in, by `torch.autocast` where it is not float32.
-
-    Returns:
-        The label of each pixel, int64 (height, width), on the model's device.
-    """
-    options = {"size": tuple(image.shape[-2:]), "argmax": True}
-    if protocol.mode == "slide":
-        options |= {"crop_size": protocol.crop_size, "stride": protocol.stride}
-    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-        if protocol.ratios != (1.0,) or protocol.flip:
-            options |= {"ratios": protocol.ratios, "flip": protocol.flip, "image_processor": image_processor}
-            return multi_scale_flip_inference(model, image, **options)[0]
-        pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(model.device)
-        infer = slide_inference if protocol.mode == "slide" else whole_inference
-        return infer(model, pixel_values, **options)[0]
 
 
 def load_trained(path: str, dataset: SegmentationDataset) -> tuple[VanForSemanticSegmentation, VanImageProcessor]:
-    """Returns a model to evaluate, in evaluation mode, and its image processor.
+    """Return a model to evaluate on a dataset, and its image processor; see [`load_model`].
 
     Raises:
-        ValueError: weights are missing, or the model has another number of labels than the dataset.
+        ValueError: the model has another number of labels than the dataset.
     """
-    model, info = VanForSemanticSegmentation.from_pretrained(path, output_loading_info=True)
-    if new := new_weights(info):
-        raise ValueError(f"{path} is no trained segmentation model: it has no weights for {', '.join(new)}")
+    model, image_processor = load_model(path, device="cpu")
     if model.config.num_labels != dataset.num_labels:
         raise ValueError(f"{path} has {model.config.num_labels} labels, dataset {dataset.name} {dataset.num_labels}")
-    return model, AutoImageProcessor.from_pretrained(path)
-
-
-def new_weights(info: dict) -> list[str]:
-    """Returns the modules that `from_pretrained` had no fitting weights for, by their first two names."""
-    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    return sorted({".".join(key.split(".")[:2]) for key in keys})
+    return model, image_processor
 
 
 def read_validation_example(dataset: SegmentationDataset, idx: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,40 +155,3 @@ def figures_by_label(scores: dict, id2label: dict[int, str]) -> dict:
         for label, value in enumerate(scores["per_category_iou"])
     }
     return {name: float(scores[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")} | {"iou": iou}
-
-
-def append_counts(file: TextIO, result: PictureResult) -> None:
-    """Adds a picture's counts to a file, as one line of JSON: its number, the cells that are not 0, their counts."""
-    cells = result.counts.flatten().nonzero().flatten()
-    record = {"idx": result.idx, "cells": cells.tolist(), "counts": result.counts.flatten()[cells].tolist()}
-    file.write(json.dumps(record) + "\n")
-    file.flush()
-
-
-def read_counts(folder: Path, num_labels: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields what [`append_counts`] wrote to `*.jsonl` files of a folder, one picture at a time, each picture once.
-
-    A last line that was not written to its end, because its process was killed, is left out.
-
-    Yields:
-        Number of the picture and its confusion matrix, int64 (num_labels, num_labels).
-
-    Raises:
-        ValueError: a line is not what `append_counts` writes.
-    """
-    seen = set()
-    for path in sorted(folder.glob("*.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith("\n"):
-                    continue
-                try:
-                    record = json.loads(line)
-                    matrix = torch.zeros(num_labels**2, dtype=torch.int64)
-                    matrix[record["cells"]] = torch.tensor(record["counts"], dtype=torch.int64)
-                    idx = int(record["idx"])
-                except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-                    raise ValueError(f"{path}, line {number}, is no record of counts; remove {folder}") from error
-                if idx not in seen:
-                    seen.add(idx)
-                    yield idx, matrix.view(num_labels, num_labels)

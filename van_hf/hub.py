@@ -1,444 +1,287 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Model cards, made from facts: a configuration, a run's results.json, and what the VAN authors published."""
+"""Releasing a model, or a Space that shows it, on the Hub: which files go, and sending them in one commit."""
 
-import json
+import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from .checkpoints import HEAD_NAMES, published_size
-from .configuration_van import VAN_SIZES, VanConfig
-from .data import ade20k
-from .evaluation import Protocol
-from .inference import RATIOS
-from .modeling_van import VanForImageClassification, VanForSemanticSegmentation
-from .training import RECIPES, Recipe
+from .files import read_json
 
-TEMPLATE = Path(__file__).parent / "model_card_template.md"
-SEGMENTATION_URL = "https://github.com/Visual-Attention-Network/VAN-Segmentation"
-CLASSIFICATION_URL = "https://github.com/Visual-Attention-Network/VAN-Classification"
-# The authors' classifiers on the Hub, in transformers 4's format, which van_hf loads as it is.
-HUB_CLASSIFIERS = {
-    "b0": "Visual-Attention-Network/van-tiny",
-    "b1": "Visual-Attention-Network/van-small",
-    "b2": "Visual-Attention-Network/van-base",
-    "b3": "Visual-Attention-Network/van-large",
-}
-# What the authors' figures were measured with, by decode head; None is a classifier.
-PUBLISHED_PROTOCOLS = {
-    "upernet": Protocol(ratios=RATIOS, flip=True).describe(),
-    "semantic_fpn": Protocol().describe(),
-    None: "top-1, 224x224 pixels from the middle of the picture",
-}
-
-
-class DataSet(NamedTuple):
-    """A data set as cards name it, and its id on the Hub, if it is known to be there."""
-
-    name: str
-    hub_id: str | None = None
-
-
-ADE20K = DataSet("ADE20K", ade20k.HUB_REPOSITORY)
-IMAGENET = DataSet("ImageNet-1K", "ILSVRC/imagenet-1k")
+CARD = "README.md"
+CONFIGS = ("config.json", "preprocessor_config.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+FIGURES = ("results.json", "train_results.json", "per_class.csv")
+# What train_seg.py and eval_seg.py draw; all but the first and the fourth show pictures of the validation data.
+PICTURES = (
+    *("training_curves.png", "predictions.png", "example.png"),
+    *("confusion_matrix.png", "best_pictures.png", "worst_pictures.png"),
+)
+# The base of all errors of the HTTP client, which is httpx in huggingface_hub 1 and httpx2 in 2.
+HTTPError = HfHubHTTPError.__bases__[0]
 
 
 @dataclass(frozen=True)
-class ReleasedCheckpoint:
-    """What the authors published about one of their checkpoints, from the README files of their two repositories.
+class PushResult:
+    """What [`push`] has done.
 
     Attributes:
-        size: `"b0"` to `"b6"`.
-        decode_head: `"upernet"` or `"semantic_fpn"`; None for a classifier.
-        figure: mean IoU on ADE20K's validation pictures, or a classifier's top-1 accuracy on ImageNet-1K's, in
-            percent; None if they print none.
-        first_figure: the same in their first release, where it was another.
-        parameters: what they print, in millions; None if nothing.
-        gmacs: multiply-adds as they print them, in 10^9, for 2048x512 pixels, or 224x224 for a classifier; None if
-            nothing.
-        recipe: a segmentation model's name in `van_hf.training.RECIPES`.
-        pretraining: what the backbone of a segmentation model was trained on before.
+        url: Of the commit.
+        created: Whether the repository is a new one.
+        changed: Whether there was anything to commit.
+        deleted: Files of an earlier release that this one does not have, and that the commit has deleted.
+        card_kept: Whether the card on the Hub was left as it is, having been edited there.
     """
 
-    size: str
-    decode_head: str | None
-    figure: float | None = None
-    first_figure: float | None = None
-    parameters: float | None = None
-    gmacs: float | None = None
-    recipe: str | None = None
-    pretraining: str | None = None
+    url: str
+    created: bool
+    changed: bool
+    deleted: list[str]
+    card_kept: bool
 
-    def config(self) -> VanConfig:
-        """Returns the checkpoint's architecture."""
-        if self.decode_head is not None:
-            return VanConfig.from_size(self.size, decode_head=self.decode_head)
-        hidden_sizes, depths, _ = VAN_SIZES[self.size]
-        return VanConfig(hidden_sizes=hidden_sizes, depths=depths, num_labels=1000)
-
-
-def _upernet(size, figure, first_figure=None, parameters=None, gmacs=None, data="ImageNet-1K"):
-    recipe = "upernet_160k_batch32" if size == "b4" else "upernet_160k"
-    return ReleasedCheckpoint(size, "upernet", figure, first_figure, parameters, gmacs, recipe, data)
+    def describe(self) -> str:
+        """What has happened, in a few lines."""
+        if not self.changed:
+            lines = [f"Nothing has changed since {self.url}"]
+        else:
+            lines = [f"Pushed to {'a new' if self.created else 'the existing'} repository: {self.url}"]
+        if self.deleted:
+            lines.append(f"Deleted there, as this release has no such files: {', '.join(self.deleted)}")
+        if self.card_kept:
+            lines.append(f"Kept {CARD} as it was edited on the Hub; --overwrite_card of push_to_hub.py replaces it")
+        return "\n".join(lines)
 
 
-def _semantic_fpn(size, figure=None):
-    return ReleasedCheckpoint(size, "semantic_fpn", figure, recipe="semantic_fpn_40k", pretraining="ImageNet-1K")
+def collect_files(
+    model_dir: str | os.PathLike, evaluation_dir: str | os.PathLike | None = None, pictures: bool = True
+) -> dict[str, Path]:
+    """Returns the files of a release by their names on the Hub; whatever else lies in the folders stays.
+
+    Args:
+        model_dir: Folder of a model and its image processor, with weights as safetensors and the code that
+            `trust_remote_code=True` runs, as `save_pretrained` of van_hf's classes leaves them.
+        evaluation_dir: Output folder of eval_seg.py. Its results.json is the release's, and that of the training
+            becomes train_results.json.
+        pictures: Whether those that train_seg.py and eval_seg.py have drawn go along.
+
+    Raises:
+        ValueError: A file is missing or cannot be read, or the model is no VAN.
+    """
+    model_dir = Path(model_dir)
+    names = [*CONFIGS, *find_weights(model_dir), *find_code(model_dir)]
+    for name in names:
+        if not (model_dir / name).is_file():
+            raise ValueError(f"{model_dir} has no {name}: it is no whole model, saved with its image processor")
+    names += [name for name in (*FIGURES, *(PICTURES if pictures else ()), CARD) if (model_dir / name).is_file()]
+    files = {name: model_dir / name for name in names}
+    if evaluation_dir is not None:
+        if "results.json" in files:
+            files["train_results.json"] = files.pop("results.json")
+        evaluated = (*FIGURES, *(PICTURES if pictures else ()))
+        files |= {name: path for name in evaluated if (path := Path(evaluation_dir, name)).is_file()}
+    return files
 
 
-# By the names of the authors' training configurations, after which their checkpoints are called.
-RELEASED_CHECKPOINTS = {
-    "van_b0": ReleasedCheckpoint("b0", None, 75.4, parameters=4.1, gmacs=0.9),
-    "van_b1": ReleasedCheckpoint("b1", None, 81.1, parameters=13.9, gmacs=2.5),
-    "van_b2": ReleasedCheckpoint("b2", None, 82.8, parameters=26.6, gmacs=5.0),
-    "van_b3": ReleasedCheckpoint("b3", None, 83.9, parameters=44.8, gmacs=9.0),
-    "van_b4": ReleasedCheckpoint("b4", None),
-    "van_b5": ReleasedCheckpoint("b5", None),
-    "van_b6": ReleasedCheckpoint("b6", None),
-    "upernet_van_b0_512x512_160k_ade20k": _upernet("b0", 41.1, parameters=32),
-    "upernet_van_b1_512x512_160k_ade20k": _upernet("b1", 44.9, parameters=44),
-    "upernet_van_b2_512x512_160k_ade20k": _upernet("b2", 50.1, first_figure=48.3, parameters=57, gmacs=948),
-    "upernet_van_b3_512x512_160k_ade20k": _upernet("b3", 50.6, first_figure=50.1, parameters=75, gmacs=1030),
-    "upernet_van_b4_512x512_160k_ade20k": _upernet("b4", 52.2, parameters=90, gmacs=1098),
-    "upernet_van_b4_512x512_160k_ade20k_22k": _upernet("b4", 53.5, parameters=90, gmacs=1098, data="ImageNet-22K"),
-    "upernet_van_b5_512x512_160k_ade20k_22k": _upernet("b5", 53.9, parameters=117, gmacs=1208, data="ImageNet-22K"),
-    "upernet_van_b6_512x512_160k_ade20k_22k": _upernet("b6", 54.7, parameters=231, gmacs=1658, data="ImageNet-22K"),
-    "fpn_van_b0_ade20k_40k": _semantic_fpn("b0", 38.5),
-    "fpn_van_b1_ade20k_40k": _semantic_fpn("b1", 42.9),
-    "fpn_van_b2_ade20k_40k": _semantic_fpn("b2", 46.7),
-    "fpn_van_b3_ade20k_40k": _semantic_fpn("b3", 48.1),
-    "fpn_van_b4_ade20k_40k": _semantic_fpn("b4"),
-}
+def find_weights(model_dir: Path) -> list[str]:
+    """Returns the names of the files of weights that `from_pretrained` takes: one, or else an index and its parts."""
+    if (model_dir / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    index = model_dir / "model.safetensors.index.json"
+    if not index.is_file():
+        raise ValueError(f"{model_dir} has no model.safetensors; from_pretrained and save_pretrained make one")
+    return [index.name, *sorted(set(read_json(index).get("weight_map", {}).values()))]
 
 
-def create_model_card(
-    config: VanConfig,
+def find_code(model_dir: Path) -> list[str]:
+    """Returns the names of the modules that `trust_remote_code=True` runs, and of those that they import."""
+    # Takes seconds to import, and whoever pushes a model has transformers loaded.
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    config, processor = (read_json(model_dir / name) for name in CONFIGS)
+    if config.get("model_type") != "van":
+        raise ValueError(f"{model_dir / 'config.json'} is of the type {config.get('model_type')!r}; it must be 'van'")
+    if not config.get("auto_map"):
+        raise ValueError(
+            f"{model_dir / 'config.json'} has no auto_map, so that the model loads only where van_hf is installed;"
+            " from_pretrained and save_pretrained of van_hf's classes add it, and the code"
+        )
+    # The image processor's may be one name or, as in transformers 4, a list of a slow and a fast one.
+    classes = [*config["auto_map"].values(), *(processor.get("auto_map") or {}).values()]
+    classes = [name for value in classes for name in (value if isinstance(value, list) else [value]) if name]
+    modules = {f"{name.split('.')[0]}.py" for name in classes}
+    for module in sorted(modules):
+        if not (model_dir / module).is_file():
+            raise ValueError(f"{model_dir} has no {module}, which its auto_map names; save the model again")
+        modules |= {Path(path).name for path in get_relative_import_files(model_dir / module)}
+    return sorted(modules)
+
+
+def create_card(files: dict[str, Path], repo_id: str, released: str | None = None) -> str:
+    """Returns the text of a release's model card; for the arguments see [`~van_hf.model_cards.create_model_card`]."""
+    from .model_cards import model_card_for_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in files.items():
+            if not any(fnmatch(name, pattern) for pattern in WEIGHTS):
+                shutil.copyfile(path, Path(folder, name))
+        return str(model_card_for_folder(folder, repo_id, released=released))
+
+
+def seal_card(text: str) -> str:
+    """Adds a comment to a generated card by which [`is_sealed`] tells whether it was edited since."""
+    return f"{text.rstrip()}\n\n<!-- Generated by van_hf; digest of the text above: {_digest(text)} -->\n"
+
+
+def is_sealed(text: str) -> bool:
+    """Returns whether a card is as [`seal_card`] made it."""
+    match = re.fullmatch(r"(.*)\n\n<!-- Generated by van_hf; digest of the text above: (\w+) -->\n", text, re.DOTALL)
+    return match is not None and _digest(match[1]) == match[2]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.rstrip().encode()).hexdigest()[:16]
+
+
+def check_name(repo_id: str, option: str = "--hub_model_id") -> None:
+    """Raises a `ValueError`, which names the option, unless `repo_id` is of the form owner/name."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{option} {repo_id}: {error}") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{option} must be of the form owner/name, got {repo_id!r}")
+
+
+def check_access(repo_id: str) -> None:
+    """Checks that a push to `repo_id` can be expected to succeed, and changes nothing.
+
+    Raises:
+        OSError: There is no network or no token, or the token cannot write there.
+    """
+    with plain_errors(repo_id):
+        user = HfApi().whoami()
+    role = user.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise OSError("the token can only read; make one that can write at https://huggingface.co/settings/tokens")
+    # What a fine-grained token may do, its name does not tell.
+    names = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
+    if role == "write" and repo_id.split("/")[0] not in names:
+        raise OSError(f"you may not write to {repo_id}: the token is for {', '.join(names)}")
+
+
+def push(
+    files: dict[str, Path],
+    repo_id: str,
     *,
-    model_id: str,
-    results: Mapping[str, Any] | None = None,
-    training_results: Mapping[str, Any] | None = None,
-    recipe: Recipe | None = None,
-    released: str | None = None,
-    base_model: str | None = None,
-    dataset_id: str | None = None,
-    gmacs: tuple[float, int, int] | None = None,
-) -> ModelCard:
-    """
-    Makes the model card of a segmentation model or classifier.
+    repo_type: str = "model",
+    card: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+    overwrite_card: bool = False,
+) -> PushResult:
+    """Releases files on the Hub, in one commit: all of them or, whatever happens, none.
 
-    A figure that was measured and one that the authors published stay apart: each has a section of its own, and in the
-    `model-index` published ones carry their source. Where there are both, the `model-index` has the measured ones
-    only: huggingface_hub keeps one source for all figures on a dataset, so that it would mix them up.
+    Those of them that are on the Hub already are not sent again, so that after a failure the same call goes on.
 
     Args:
-        config: configuration of the model. Its `architectures`, which a saved model has, tell which kind of model it
-            is; without them it is a segmentation model, or what `released` says.
-        model_id: Hub repository (or folder) that the card is for; the lines that use the model name it.
-        results: content of the `results.json` that train_seg.py or eval_seg.py left, about these very weights.
-        training_results: the same of train_seg.py, where `results` are of a later evaluation.
-        recipe: how the model was trained, if there are no results that say so. By default, for the authors'
-            checkpoints, theirs.
-        released: name in [`RELEASED_CHECKPOINTS`] if the weights are the authors', unchanged.
-        base_model: Hub id of the model that training started from. By default it is known for the authors' weights,
-            and where training started from one of [`HUB_CLASSIFIERS`].
-        dataset_id: Hub id of the data set that the model was trained on. By default it is known for the authors'
-            weights and for ADE20K.
-        gmacs: multiply-adds in 10^9, and the height and width in pixels of the picture that they are for.
+        files: By their names there; for a model what [`collect_files`] returns.
+        repo_type: "model", or "space" for a Space with Gradio.
+        card: Text of README.md where `files` has none.
+        private: Makes a new repository private; one that is there must be.
+        revision: Branch, which is created from main if it is missing.
+        overwrite_card: Replaces even a README.md on the Hub that is not as van_hf generated it.
 
     Raises:
-        ValueError: `model_id` is no name of a repository; `released` is unknown or of another architecture; results
-            lack a field, which the message names, or belong to another model.
+        ValueError: `private` was asked for and the repository is public, or the card's metadata are not valid.
+        OSError: The Hub cannot be reached, or refuses.
     """
-    validate_repo_id(model_id)
-    model_class = _model_class(config, released)
-    release = _find_release(config, model_class, released)
-    num_parameters = count_parameters(config, model_class)
-    for source, content in {"results": results, "training_results": training_results}.items():
-        if content is not None:
-            _check_results(content, config, num_parameters, source)
-    training_results = training_results if training_results is not None else results
-    run = _training_run(training_results)
-    if release is not None and run is not None:
-        raise ValueError(
-            f"released is {released!r}, the authors' weights, but the results are of weights trained here"
+    api = HfApi()
+    with plain_errors(repo_id):
+        created = not api.repo_exists(repo_id, repo_type=repo_type)
+        if created:
+            sdk = "gradio" if repo_type == "space" else None
+            api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private or None)
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise ValueError(f"{repo_id} is on the Hub already, and public; change that in its settings there first")
+        if revision is not None:
+            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
+        head = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+        tree = api.list_repo_tree(repo_id, repo_type=repo_type, recursive=True, revision=head)
+        present = {entry.path for entry in tree if isinstance(entry, RepoFile)}
+
+        contents = {**({CARD: seal_card(card).encode()} if card else {}), **files}
+        card_kept = CARD in present and CARD in contents and not overwrite_card
+        card_kept = card_kept and _is_edited(api, repo_id, repo_type, head)
+        if card_kept:
+            del contents[CARD]
+        # Old weights beside new ones, in another number of files, might be the ones that are loaded.
+        managed = (*WEIGHTS, *FIGURES, *PICTURES) if repo_type == "model" else ("van_hf/*",)
+        deleted = sorted(
+            path for path in present - contents.keys() if any(fnmatch(path, pattern) for pattern in managed)
         )
-    start = _public_name(run["model_name_or_path"]) if run is not None else None
-    base_model = base_model or _known_base_model(release, start)
-    trained_on, evaluated_on = _data_sets(release, training_results if run is not None else None, results, dataset_id)
-    segments = model_class is VanForSemanticSegmentation
-    data = _metadata(config, model_id, segments, _measured(results, evaluated_on) or _published(release))
-    data.base_model = base_model
-    data.datasets = [trained_on.hub_id] if trained_on and trained_on.hub_id else None
-    size = published_size(config.hidden_sizes, config.depths)
-    return ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        model_id=model_id,
-        task=data.pipeline_tag,
-        auto_class=f"AutoModelFor{'SemanticSegmentation' if segments else 'ImageClassification'}",
-        backbone=f"VAN-{size.upper()}" if size else "VAN",
-        decode_head=HEAD_NAMES[config.decode_head] if segments else None,
-        config=config,
-        num_parameters=num_parameters,
-        has_auxiliary_head=segments and config.decode_head == "upernet" and config.use_auxiliary_head,
-        gmacs=gmacs,
-        release=release,
-        release_name=released,
-        release_url=_url(release),
-        protocol=PUBLISHED_PROTOCOLS[release.decode_head] if release is not None else None,
-        misprinted=release is not None and _is_misprinted(release.parameters, num_parameters),
-        on_hub=release is not None and not segments and model_id == HUB_CLASSIFIERS.get(release.size),
-        from_authors=release is not None or base_model in HUB_CLASSIFIERS.values(),
-        authors_url=_url(release) or CLASSIFICATION_URL,
-        results=results,
-        training_results=training_results,
-        run=run,
-        start=start,
-        recipe=run if run is not None else _recipe_fields(recipe, release),
-        trained_on=trained_on.name if trained_on else None,
-        evaluated_on=evaluated_on.name if evaluated_on else None,
-    )
+        operations = [CommitOperationAdd(path, content) for path, content in sorted(contents.items())]
+        operations += [CommitOperationDelete(path) for path in deleted]
+        # With its parent given, the commit fails if someone else's has come in between.
+        commit = api.create_commit(
+            repo_id,
+            operations,
+            repo_type=repo_type,
+            commit_message=commit_message,
+            revision=revision,
+            parent_commit=head,
+        )
+    return PushResult(str(commit.commit_url), created, commit.oid != head, deleted, card_kept)
 
 
-def model_card_for_folder(
-    folder: str | os.PathLike, model_id: str, *, released: str | None = None, **facts: Any
-) -> ModelCard:
-    """
-    Makes the model card of a folder that `save_pretrained` wrote, with the figures of its `results.json`, and the
-    training that its `train_results.json` tells of, where these are there.
+def _is_edited(api: HfApi, repo_id: str, repo_type: str, revision: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=revision, local_dir=folder)
+        return not is_sealed(Path(path).read_bytes().decode(errors="replace"))
 
-    Args:
-        folder: a folder with a config.json.
-        model_id, released, facts: see [`create_model_card`].
 
-    Raises:
-        ValueError: a file is missing, cannot be read or lacks a field; the message names file and field.
-    """
-    config_file = Path(folder) / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"{config_file} is missing; give a folder that a model was saved to")
-    model_type = _read_json(config_file).get("model_type")
-    if model_type != "van":
-        raise ValueError(f"{config_file}: model_type must be 'van', got {model_type!r}")
+@contextmanager
+def plain_errors(repo_id: str) -> Iterator[None]:
+    """Turns the errors of the Hub's client into an `OSError` of one line, which says what would do."""
     try:
-        config = VanConfig.from_pretrained(folder)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(f"{config_file}: {error}") from error
-    contents: dict[str, dict] = {}
-    for argument, name in {"results": "results.json", "training_results": "train_results.json"}.items():
-        file = Path(folder) / name
-        if file.is_file():
-            contents[argument] = _read_json(file)
-            parameters = count_parameters(config, _model_class(config, released))
-            _check_results(contents[argument], config, parameters, str(file))
-    return create_model_card(config, model_id=model_id, released=released, **contents, **facts)
+        yield
+    except (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError) as error:
+        raise OSError(explain(error, repo_id)) from error
+    except RuntimeError as error:
+        # The client wraps what went wrong with a file of weights.
+        if not isinstance(error.__cause__, HTTPError):
+            raise
+        raise OSError(explain(error.__cause__, repo_id)) from error
 
 
-def count_parameters(config: VanConfig, model_class: type) -> int:
-    """Returns the number of parameters of a model, which is built without memory for them."""
-    with torch.device("meta"):
-        model = model_class(config)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _model_class(config: VanConfig, released: str | None) -> type:
-    classes = {cls.__name__: cls for cls in (VanForSemanticSegmentation, VanForImageClassification)}
-    if config.architectures:
-        name = config.architectures[0]
-        if name not in classes:
-            raise ValueError(f"architectures must hold one of {', '.join(classes)} for a model card, got {name!r}")
-        return classes[name]
-    is_classifier = released in RELEASED_CHECKPOINTS and RELEASED_CHECKPOINTS[released].decode_head is None
-    return VanForImageClassification if is_classifier else VanForSemanticSegmentation
-
-
-def _find_release(config: VanConfig, model_class: type, released: str | None) -> ReleasedCheckpoint | None:
-    if released is None:
-        return None
-    if released not in RELEASED_CHECKPOINTS:
-        raise ValueError(f"released must be one of {', '.join(RELEASED_CHECKPOINTS)}, got {released!r}")
-    release = RELEASED_CHECKPOINTS[released]
-    decode_head = config.decode_head if model_class is VanForSemanticSegmentation else None
-    found = published_size(config.hidden_sizes, config.depths), decode_head, config.num_labels
-    if found != (release.size, release.decode_head, release.config().num_labels):
-        raise ValueError(
-            f"released is {released!r}, but the model has hidden_sizes {list(config.hidden_sizes)}, depths "
-            f"{list(config.depths)}, decode_head {decode_head!r} and {config.num_labels} labels, which are not its"
-        )
-    return release
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _check_results(results: Mapping[str, Any], config: VanConfig, num_parameters: int, source: str) -> None:
-    """Raises a `ValueError` unless all that a card takes from `results` is there, and belongs to this model."""
-
-    def field(name: str, kinds: type | tuple[type, ...]) -> Any:
-        value: Any = results
-        for part in name.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                raise ValueError(f"{source}: {name} is missing; train_seg.py and eval_seg.py write it")
-            value = value[part]
-        # True is an int to Python.
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            raise ValueError(f"{source}: {name} has a value of a wrong type, {value!r}")
-        return value
-
-    for name in ("mean_iou", "mean_accuracy", "overall_accuracy"):
-        if not 0 <= field(name, (int, float)) <= 1:
-            raise ValueError(f"{source}: {name} must be a fraction, 0 to 1, got {results[name]!r}")
-    for name in ("protocol.inference", "protocol.metric", "dataset.name", "versions.van_hf", "device"):
-        field(name, str)
-    field("protocol.size", Mapping)
-    field("dataset.validation", int)
-    if field("dataset.num_labels", int) != config.num_labels:
-        raise ValueError(
-            f"{source}: dataset.num_labels is {results['dataset']['num_labels']}, but the model has "
-            f"{config.num_labels} labels: these are not its results"
-        )
-    model = "model.num_parameters" if "model" in results else "num_parameters"
-    if (found := field(model, int)) != num_parameters:
-        raise ValueError(
-            f"{source}: {model} is {found}, but the model has {num_parameters}: these are not its results"
-        )
-    if "run" in results and field("run.max_train_steps", int) > 0:
-        field("run.model_name_or_path", (str, type(None)))
-        field("dataset.train", int)
-        field("run.seed", int)
-        kinds = {int: int, float: (int, float), str: str, bool: bool}
-        for recipe_field in fields(Recipe):
-            if recipe_field.name != "eval_steps":
-                field(f"run.{recipe_field.name}", kinds.get(recipe_field.type, (list, tuple)))
-
-
-def _training_run(results: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What train_seg.py trained the weights with; None if it only evaluated, or another script did."""
-    run = results.get("run") if results is not None else None
-    return run if run is not None and run["max_train_steps"] > 0 else None
-
-
-def _known_base_model(release: ReleasedCheckpoint | None, start: str | None) -> str | None:
-    if start in HUB_CLASSIFIERS.values():
-        return start
-    if release is not None and release.pretraining == "ImageNet-1K":
-        return HUB_CLASSIFIERS.get(release.size)
-    return None
-
-
-def _recipe_fields(recipe: Recipe | None, release: ReleasedCheckpoint | None) -> dict[str, Any] | None:
-    if recipe is None and release is not None and release.recipe is not None:
-        recipe = RECIPES[release.recipe]
-    return asdict(recipe) if recipe is not None else None
-
-
-def _data_sets(
-    release: ReleasedCheckpoint | None,
-    training_results: Mapping[str, Any] | None,
-    results: Mapping[str, Any] | None,
-    dataset_id: str | None,
-) -> tuple[DataSet | None, DataSet | None]:
-    """What the model was trained and evaluated on, None where that is not known; `dataset_id` is of the first."""
-    trained_on, evaluated_on = _data_set(training_results), _data_set(results)
-    if release is not None:
-        trained_on = ADE20K if release.decode_head is not None else IMAGENET
-    if dataset_id is not None:
-        given = DataSet(dataset_id, dataset_id)
-        return given, given if evaluated_on == trained_on else evaluated_on
-    return trained_on, evaluated_on
-
-
-def _data_set(results: Mapping[str, Any] | None) -> DataSet | None:
-    if results is None:
-        return None
-    name = results["dataset"]["name"]
-    if name in ("ade20k", ADE20K.hub_id) or Path(name).name == "ADEChallengeData2016":
-        return ADE20K
-    return DataSet(_public_name(name))
-
-
-def _public_name(path: str | None) -> str | None:
-    """A model's or data set's name; of a path on this machine, which is nobody's business, its last part."""
-    is_path = path is not None and (path.startswith(("/", ".", "~")) or Path(path).is_dir())
-    return Path(path).name if is_path else path
-
-
-def _metadata(config: VanConfig, model_id: str, segments: bool, figures: list[EvalResult]) -> ModelCardData:
-    tags = ["van", "visual-attention-network"]
-    return ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-segmentation" if segments else "image-classification",
-        tags=[*tags, "semantic-segmentation", config.decode_head.replace("_", "-")] if segments else tags,
-        metrics=["mean_iou" if segments else "accuracy"],
-        # Both become the model-index, which there is none of without figures.
-        model_name=model_id if figures else None,
-        eval_results=figures or None,
-    )
-
-
-def _measured(results: Mapping[str, Any] | None, data_set: DataSet | None) -> list[EvalResult]:
-    if results is None or data_set is None:
-        return []
-    inference = results["protocol"]["inference"]
-    return [
-        EvalResult(
-            task_type="image-segmentation",
-            task_name="Semantic segmentation",
-            dataset_type=data_set.hub_id or data_set.name,
-            dataset_name=data_set.name,
-            dataset_split="validation",
-            metric_type="mean_iou",
-            metric_value=round(results["mean_iou"], 4),
-            metric_name=f"Mean IoU, measured with van_hf {results['versions']['van_hf']}: {inference}",
-        )
-    ]
-
-
-def _published(release: ReleasedCheckpoint | None) -> list[EvalResult]:
-    if release is None or release.figure is None:
-        return []
-    segments = release.decode_head is not None
-    data_set = ADE20K if segments else IMAGENET
-    protocol = PUBLISHED_PROTOCOLS[release.decode_head]
-    return [
-        EvalResult(
-            task_type="image-segmentation" if segments else "image-classification",
-            task_name="Semantic segmentation" if segments else "Image classification",
-            dataset_type=data_set.hub_id,
-            dataset_name=data_set.name,
-            dataset_split="validation",
-            metric_type="mean_iou" if segments else "accuracy",
-            # The figures are decimal numbers of percent; a plain division would add digits that nobody published.
-            metric_value=round(release.figure / 100, 4),
-            metric_name=f"{'Mean IoU' if segments else 'Accuracy'}, published: {protocol}",
-            source_name="The VAN authors' repository",
-            source_url=_url(release),
-        )
-    ]
-
-
-def _url(release: ReleasedCheckpoint | None) -> str | None:
-    if release is None:
-        return None
-    return CLASSIFICATION_URL if release.decode_head is None else SEGMENTATION_URL
-
-
-def _is_misprinted(printed: float | None, num_parameters: int) -> bool:
-    """Whether a number of millions is another than `num_parameters`, rounded or cut off to as many digits."""
-    return printed is not None and abs(printed - num_parameters / 1e6) >= (1 if printed == int(printed) else 0.1)
+def explain(error: Exception, repo_id: str) -> str:
+    """Returns what an error of the Hub's client means for a push, in one line."""
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token; run `hf auth login`, or set HF_TOKEN (https://huggingface.co/settings/tokens)"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "nothing can be pushed while HF_HUB_OFFLINE is set"
+    again = "The same command again goes on with what is missing"
+    if not isinstance(error, HfHubHTTPError):
+        return f"the connection to {constants.ENDPOINT} failed ({str(error) or type(error).__name__}). {again}"
+    status = error.response.status_code
+    said = error.server_message or error.response.headers.get("X-Error-Message") or error.response.reason_phrase
+    said = " ".join(said.split())
+    if status == 401:
+        return f"the Hub does not accept the token ({said}); run `hf auth login`, or set HF_TOKEN to a valid one"
+    if status == 403:
+        return f"you may not write to {repo_id} with this token ({said})"
+    if status == 412:
+        return f"{repo_id} has got another commit in the meantime. Look at it, then give the same command again"
+    return f"{constants.ENDPOINT} answered with the error {status} ({said}). {again}"

@@ -7,15 +7,24 @@ What is held are therefore the models' own logits, at a quarter of the size or l
 band of rows when it is asked for.
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
+from .model.configuration_van import VanConfig
+from .model.image_processing_van import VanImageProcessor
+from .model.interpolation import bilinear_taps, half_pixel_positions
+from .model.modeling_van import VanForSemanticSegmentation
+
+# What is computed in, by the names that accelerate has for mixed precision.
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SIZE_DIVISOR = 32
 # Class scores (float32) that a band of rows may hold: 16 MB, which the allocator still reuses from band to band.
@@ -76,14 +85,10 @@ class ResizedScores(Scores):
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         height = self.scores.size[0]
-        # The pixel centres of the new rows, in the old rows' coordinates.
-        centres = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * (height / self.size[0]) - 0.5
-        centres = centres.clamp(min=0)
-        upper = centres.floor().long().clamp(max=height - 1)
-        lower = (upper + 1).clamp(max=height - 1)
+        upper, lower, weight = bilinear_taps(half_pixel_positions(height, self.size[0], start, stop), height)
         first = int(upper[0])
         source = self.scores.rows(first, int(lower[-1]) + 1)
-        weight = (centres - upper).to(source.device, source.dtype)[:, None]
+        weight = weight.to(source.device, source.dtype)[:, None]
         upper, lower = (upper - first).to(source.device), (lower - first).to(source.device)
         rows = torch.lerp(source[:, upper], source[:, lower], weight)
         if rows.shape[-1] == self.size[1]:
@@ -136,6 +141,119 @@ class MeanProbabilities(Scores):
             probabilities = probabilities.flip(-1) if mirrored else probabilities
             total = probabilities if total is None else total.add_(probabilities)
         return total / len(self.views)
+
+
+def load_model(
+    name_or_path: str, device: str | torch.device | None = None
+) -> tuple[VanForSemanticSegmentation, VanImageProcessor]:
+    """Load a trained segmentation model, in evaluation mode, and its image processor.
+
+    Weights of half precision are brought to float32: what to compute in is [`predict`]'s to choose.
+
+    Args:
+        name_or_path: a folder, or a model of the Hub.
+        device: where the model goes, such as "cpu" or "cuda:1"; by default a GPU where there is one.
+
+    Raises:
+        ValueError: it is another kind of model, has no weights for parts of it, or its files are damaged; or there is
+            no such device.
+        OSError: it cannot be found.
+    """
+    config = AutoConfig.from_pretrained(name_or_path)
+    if not isinstance(config, VanConfig):
+        raise ValueError(f"{name_or_path} is a model of the type {config.model_type!r}; it must be 'van'")
+    try:
+        model, info = VanForSemanticSegmentation.from_pretrained(
+            name_or_path, dtype=torch.float32, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{name_or_path} has damaged weights ({error}); download or save it again") from error
+    if new := new_weights(info):
+        raise ValueError(
+            f"{name_or_path} is no trained segmentation model: it has no weights for {', '.join(new)};"
+            " examples/train_seg.py makes one from it"
+        )
+    try:
+        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {device} cannot be used: {error}") from error
+    return model.eval(), VanImageProcessor.from_pretrained(name_or_path)
+
+
+def new_weights(info: dict) -> list[str]:
+    """Returns the modules that `from_pretrained` had no fitting weights for, by their first two names."""
+    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    return sorted({".".join(key.split(".")[:2]) for key in keys})
+
+
+def digest_of_weights(model: VanForSemanticSegmentation) -> str:
+    """Returns what tells a model's weights from all others, in 32 characters."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures are segmented for a figure. Predictions are always compared at the pictures' own sizes.
+
+    Attributes:
+        mode: "whole" pictures, or "slide": window by window, scores averaged where windows overlap.
+        crop_size: side of the windows in pixels, None with "whole".
+        stride: step between windows in pixels, None with "whole".
+        ratios: sizes of the views whose class probabilities are averaged, as shares of the image processor's size.
+        flip: whether each view is taken mirrored too.
+    """
+
+    mode: str = "whole"
+    crop_size: int | None = None
+    stride: int | None = None
+    ratios: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def describe(self) -> str:
+        """Returns the protocol in words."""
+        scales = "single scale"
+        if len(self.ratios) > 1:
+            scales = f"multi-scale ({', '.join(map(str, self.ratios))})"
+        windows = "whole image"
+        if self.mode == "slide":
+            windows = f"windows of {self.crop_size} pixels every {self.stride}"
+        return f"{scales}{' + flip' if self.flip else ''}, {windows}, compared at the original size"
+
+
+@torch.inference_mode()
+def predict(
+    model: VanForSemanticSegmentation,
+    image_processor: VanImageProcessor,
+    image: torch.Tensor,
+    protocol: Protocol = Protocol(),
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Segments a picture.
+
+    Args:
+        model: In evaluation mode.
+        image_processor: Of the model.
+        image: uint8 (3, height, width).
+        protocol: How to segment it.
+        dtype: What the model computes in, by `torch.autocast` where it is not float32.
+
+    Returns:
+        The label of each pixel, int64 (height, width), on the model's device.
+    """
+    options = {"size": tuple(image.shape[-2:]), "argmax": True}
+    if protocol.mode == "slide":
+        options |= {"crop_size": protocol.crop_size, "stride": protocol.stride}
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+        if protocol.ratios != (1.0,) or protocol.flip:
+            options |= {"ratios": protocol.ratios, "flip": protocol.flip, "image_processor": image_processor}
+            return multi_scale_flip_inference(model, image, **options)[0]
+        pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(model.device)
+        infer = slide_inference if protocol.mode == "slide" else whole_inference
+        return infer(model, pixel_values, **options)[0]
 
 
 @torch.inference_mode()

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
-from van_hf.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
-from van_hf.ops import use_forms
+from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.model.convolutions import use_forms
 
 from .measuring import Table, add_json_argument, integer_from
 
@@ -125,7 +125,7 @@ def benchmark_complexity(args: argparse.Namespace) -> Iterator[Table]:
             is_classifier = head == CLASSIFIER
             config = VanConfig.from_size(
                 size,
-                decode_head=DECODE_HEAD_NAMES[0] if is_classifier else head,
+                decode_head="upernet" if is_classifier else head,
                 num_labels=args.num_labels or (1000 if is_classifier else 150),
             )
             title = (

@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from van_hf.data import TrainAugmentation, TrainSamples
-from van_hf.data.augmentation import CROP_TRIES, PADDING_COLOR, keep_ratio_size
+from van_hf.data.augmentation import CROP_TRIES, PADDING_COLOR
+from van_hf.model.interpolation import keep_ratio_size
 
 from .measuring import IGNORE_INDEX, Table, add_common_arguments, integer_from, take_turns
 from .measuring import size as size_argument
@@ -55,7 +56,8 @@ class PlainAugmentation:
         """uint8 (3, height, width) and (height, width) -> uint8 (3, crop, crop) and (crop, crop)."""
         least, most = self.rules.ratio_range
         ratio = least + (most - least) * torch.rand((), generator=generator).item()
-        size = list(keep_ratio_size(*labels.shape, tuple(int(side * ratio) for side in self.rules.scale)))
+        long_side, short_side = (int(side * ratio) for side in sorted(self.rules.scale, reverse=True))
+        size = list(keep_ratio_size(*labels.shape, short_side, long_side))
         image = F.resize(image, size, antialias=False)
         labels = F.resize(labels[None], size, interpolation=v2.InterpolationMode.NEAREST)
         shown = [min(side, self.rules.crop_size) for side in size]

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
 from van_hf import VanConfig, VanForSemanticSegmentation
-from van_hf.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
-from van_hf.modeling_van import VanLayerScaling
-from van_hf.ops import use_forms
+from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.model.convolutions import use_forms
+from van_hf.model.modeling_van import VanLayerScaling
 
 from .measuring import integer_from
 

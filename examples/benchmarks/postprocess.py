@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.nn import functional as F
 
-from van_hf import VanImageProcessor, ops
+from van_hf import VanImageProcessor
+from van_hf.model import upsampled_scores
 
 from .measuring import MEGABYTE, Table, add_common_arguments, in_new_process, integer_from, peak_memory_of, take_turns
 from .measuring import size as size_argument
@@ -44,8 +45,8 @@ def process(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 SIDES: dict[str, Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]] = {
-    "plain": ops.upsampled_argmax_reference,
-    "van_hf": ops.upsampled_argmax,
+    "plain": upsampled_scores.upsampled_argmax_reference,
+    "van_hf": upsampled_scores.upsampled_argmax,
     "van_hf, image processor": process,
 }
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from van_hf import VanConfig, VanForSemanticSegmentation, ops
+from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf.model.upsampled_scores import upsampled_cross_entropy, upsampled_cross_entropy_reference
 
 from .measuring import (
     DTYPES,
@@ -26,7 +27,7 @@ from .measuring import (
 from .models import add_model_arguments, forms_of, random_model, stock_name, stock_upernet
 
 BASELINES = ("plain", "transformers")
-LOSSES = {"plain": ops.upsampled_cross_entropy_reference, "van_hf": ops.upsampled_cross_entropy}
+LOSSES = {"plain": upsampled_cross_entropy_reference, "van_hf": upsampled_cross_entropy}
 WARM_UP_SIZE = 64
 COMPARED_SIZE = 128  # float64 is slow
 # A batch normalization takes away what is added before it, so that this gradient is nothing but rounding.

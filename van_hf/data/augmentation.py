@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from ..image_processing_van import reduce_labels
+from ..model.image_processing_van import reduce_labels
+from ..model.interpolation import bilinear_taps, half_pixel_positions, keep_ratio_size
 
 IGNORE_INDEX = 255
 # The originals pad with 0 after normalization. Before it, that is ImageNet's mean colour.
@@ -25,17 +26,6 @@ BRIGHTNESS_DELTA = 32.0
 CONTRAST_RANGE = (0.5, 1.5)
 SATURATION_RANGE = (0.5, 1.5)
 HUE_DELTA_DEGREES = 36.0
-
-
-def keep_ratio_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a picture enlarged or reduced as far as `scale` allows, by mmcv's rule.
-
-    Args:
-        height, width: the picture's size in pixels.
-        scale: the bounds of the long and the short side in pixels, in any order.
-    """
-    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
-    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def source_box(
@@ -114,11 +104,9 @@ def _bilinear_taps(
     source_length: int, length: int, start: int, count: int, reduction: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The source positions before and after `count` output positions from `start`, and the weight of the latter."""
-    centers = (np.arange(start, start + count) + 0.5) * (source_length / (length * reduction)) - 0.5
-    last = -(-source_length // reduction) - 1
-    centers = centers.clip(0, last)
-    before = np.floor(centers).astype(np.int64)
-    return before, np.minimum(before + 1, last), (centers - before).astype(np.float32)
+    positions = half_pixel_positions(source_length / reduction, length, start, start + count)
+    before, after, weight = bilinear_taps(positions, -(-source_length // reduction))
+    return before.numpy(), after.numpy(), weight.numpy().astype(np.float32)
 
 
 def distort(
@@ -264,7 +252,8 @@ class TrainAugmentation:
             do_reduce_labels: whether the labels are still to be reduced, which is done to the crops alone.
         """
         ratio = _uniform(generator, *self.ratio_range)
-        size = keep_ratio_size(*labels.shape, tuple(int(side * ratio) for side in self.scale))
+        long_side, short_side = (int(side * ratio) for side in sorted(self.scale, reverse=True))
+        size = keep_ratio_size(*labels.shape, short_side, long_side)
         window, labels = self._choose_crop(labels, size, generator, do_reduce_labels)
         flip = _uniform(generator) < self.flip_probability
         distortion = draw_distortion(generator) if self.photometric_distortion else None

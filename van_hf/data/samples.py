@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
-from ..image_processing_van import VanImageProcessor, reduce_labels, upright
+from ..model.image_processing_van import VanImageProcessor, reduce_labels, upright
 from .augmentation import IGNORE_INDEX, DrawnAugmentation, TrainAugmentation, source_box
 
 # Pictures are read as at inference: upright, any mode as RGB, transparent ones over white.
@@ -30,7 +30,7 @@ def read_example(
         example: `image` and `annotation`, both PIL images. Each is turned as its EXIF orientation says, and the
             picture is read as `VanImageProcessor` reads it.
         num_labels: labels must be below it, or 255.
-        do_reduce_labels: whether 0 in the annotation means "other", see `van_hf.image_processing_van.reduce_labels`.
+        do_reduce_labels: whether 0 in the annotation means "other", see `reduce_labels`.
         name: what the example is called in errors, such as "scenes train[17]".
 
     Returns:

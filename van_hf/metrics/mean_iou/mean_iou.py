@@ -255,7 +255,7 @@ def _mapped(reference: torch.Tensor, label_map: Mapping[int, int] | None, reduce
         for old_id, new_id in label_map.items():
             reference[original == old_id] = new_id
     if reduce_labels:
-        from van_hf.image_processing_van import reduce_labels as reduced
+        from van_hf.model.image_processing_van import reduce_labels as reduced
 
         reference = reduced(reference)
     return reference

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from van_hf import ops_triton
-from van_hf.ops import depthwise_conv2d_reference
-from van_hf.ops_triton import triton_depthwise_conv2d
+from van_hf.model import triton_convolutions
+from van_hf.model.convolutions import depthwise_conv2d_reference
+from van_hf.model.triton_convolutions import triton_depthwise_conv2d
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-needs_triton = pytest.mark.skipif(ops_triton.triton is None, reason="Triton is not installed")
+needs_triton = pytest.mark.skipif(triton_convolutions.triton is None, reason="Triton is not installed")
 # (batch, channels, height, width): within the dilated kernel's reach; blocks of channels and pixels that are not full
 SHAPES = [(2, 5, 7, 11), (1, 33, 4, 3), (3, 2, 1, 25)]
 
@@ -37,7 +37,7 @@ def make_arguments(shape=SHAPES[0], dtype=torch.float32, weight_dtype=None, kern
 
 
 def load_copy(name):
-    spec = importlib.util.spec_from_file_location(name, ops_triton.__file__)
+    spec = importlib.util.spec_from_file_location(name, triton_convolutions.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -73,12 +73,12 @@ def assert_equal_to_plain(arguments, tolerance):
 
 
 def test_can_run_needs_a_gpu():
-    assert not ops_triton.can_run_triton(torch.zeros(1, 2, 3, 4))
+    assert not triton_convolutions.can_run_triton(torch.zeros(1, 2, 3, 4))
 
 
 def test_imports_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert load_copy("van_hf.ops_triton_without_triton").triton is None
+    assert load_copy("van_hf.model.triton_convolutions_without_triton").triton is None
 
 
 def test_shapes_are_checked():
@@ -147,7 +147,7 @@ class TestInterpreted:
     @pytest.mark.parametrize("programs", [1, 9], ids=str)
     def test_weight_gradient_in_shares(self, monkeypatch, programs):
         """Each program adds up three tiles of pixels, or one; the sum has the same bits every time."""
-        monkeypatch.setattr(ops_triton, "_WEIGHT_GRADIENT_PROGRAMS", programs)
+        monkeypatch.setattr(triton_convolutions, "_WEIGHT_GRADIENT_PROGRAMS", programs)
         hidden_states, weight, bias, _, _ = make_arguments((2, 3, 5, 7))
         first, second = (
             torch.autograd.grad(triton_depthwise_conv2d(hidden_states, weight, bias, 2).square().sum(), weight)[0]
@@ -182,14 +182,14 @@ class TestInterpreted:
 
     def test_operators_are_well_formed(self):
         hidden_states, weight, bias, _, _ = make_arguments((2, 3, 4, 5))
-        torch.library.opcheck(ops_triton._depthwise_conv2d, (hidden_states, weight, bias, 2))
-        torch.library.opcheck(ops_triton._weight_gradient, (hidden_states, hidden_states.detach() + 1, 3, 2))
+        torch.library.opcheck(triton_convolutions._depthwise_conv2d, (hidden_states, weight, bias, 2))
+        torch.library.opcheck(triton_convolutions._weight_gradient, (hidden_states, hidden_states.detach() + 1, 3, 2))
 
     def test_loads_twice(self):
         """As when the package and a model that brings its own code are in one process."""
-        copies = [load_copy(name) for name in ("van_hf.ops_triton_copy", ops_triton.__name__)]
+        copies = [load_copy(name) for name in ("van_hf.model.triton_convolutions_copy", triton_convolutions.__name__)]
         hidden_states, weight, _, _, _ = make_arguments((1, 2, 3, 4))
-        for module in (ops_triton, *copies):
+        for module in (triton_convolutions, *copies):
             output = module.triton_depthwise_conv2d(hidden_states, weight)
             assert torch.equal(output, triton_depthwise_conv2d(hidden_states, weight))
             assert all(gradient.any() for gradient in torch.autograd.grad(output.sum(), (hidden_states, weight)))
@@ -207,7 +207,7 @@ class TestOnGpu:
     def test_equals_the_definition(self, shape, dtype, tolerance, memory_format):
         arguments = make_arguments(shape, dtype, kernel_sizes=(5, 7), device="cuda")
         arguments[0] = arguments[0].detach().to(memory_format=memory_format).requires_grad_()
-        assert ops_triton.can_run_triton(arguments[0])
+        assert triton_convolutions.can_run_triton(arguments[0])
         assert_equal_to_plain(arguments, tolerance)
 
     def test_compiled_under_autocast(self):

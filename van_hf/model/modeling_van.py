@@ -30,8 +30,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_van import VanConfig
+from .convolutions import channels_last, depthwise_conv2d
 from .decode_heads import DECODE_HEADS, Classifier, ConvModule, FcnHead, PyramidConv
-from .ops import channels_last, depthwise_conv2d, upsampled_cross_entropy
+from .upsampled_scores import upsampled_cross_entropy
 
 
 class VanDropPath(nn.Module):

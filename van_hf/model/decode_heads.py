@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from .configuration_van import VanConfig
-from .ops import channels_first, conv2d, conv2d_over_upsampled, resize_to
+from .convolutions import channels_first, conv2d, conv2d_over_upsampled
+from .interpolation import resize_to
 
 
 class Conv(nn.Conv2d):

@@ -1,9 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Image processor of VAN: the test pipeline of the original segmentation code, and its way back to label maps.
-
-This file travels to the Hub with the weights, so it imports nothing of van_hf.
-"""
+"""Image processor of VAN: the test pipeline of the original segmentation code, and its way back to label maps."""
 
 import math
 import os
@@ -32,7 +29,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .ops import upsampled_argmax
+from .interpolation import half_pixel_positions, keep_ratio_size
+from .upsampled_scores import upsampled_argmax
 
 IGNORE_INDEX = 255
 LOGITS_STRIDE = 4  # the models' logits come out at a quarter of the input size, rounded up
@@ -85,10 +83,7 @@ def resize_steps(height: int, width: int, size: SizeDict, size_divisor: int) -> 
         raise ValueError(
             f"size is {dict(size)}; it must have 'shortest_edge' (and 'longest_edge'), or 'height' and 'width'"
         )
-    scale = size.shortest_edge / min(height, width)
-    if size.longest_edge:
-        scale = min(scale, size.longest_edge / max(height, width))
-    keep_ratio = tuple(max(int(side * scale + 0.5), 1) for side in (height, width))
+    keep_ratio = keep_ratio_size(height, width, size.shortest_edge, size.longest_edge)
     return [keep_ratio, tuple(math.ceil(side / size_divisor) * size_divisor for side in keep_ratio)]
 
 
@@ -476,9 +471,11 @@ def _resize_bilinear_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.
 
 
 def _fixed_point_taps(length: int, new_length: int, device) -> tuple[torch.Tensor, ...]:
-    """Both neighbours of each new pixel along one side, and their weights, which add up to 2048."""
-    centres = torch.arange(new_length, dtype=torch.float64) + 0.5
-    position = (centres * (length / new_length) - 0.5).to(torch.float32)
+    """Both neighbours of each new pixel along one side, and their weights, which add up to 2048.
+
+    Not `bilinear_taps`: OpenCV splits the weights of a pixel beyond the border too, and drops bits of both parts.
+    """
+    position = half_pixel_positions(length, new_length).to(torch.float32)
     first = position.floor()
     second_weight = ((position - first) * 2048).round().to(torch.int32)
     first = first.to(torch.int64)

@@ -18,11 +18,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from van_hf import VanConfig, VanModel
-from van_hf.hub import RELEASED_CHECKPOINTS, create_model_card, model_card_for_folder
+from van_hf.model_cards import RELEASED_CHECKPOINTS, create_model_card, model_card_for_folder
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
-sys.path.insert(0, str(ROOT / "examples"))
 # httpx in huggingface_hub 1, httpx2 in 2.
 http = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 
@@ -344,7 +343,7 @@ def test_bad_results_are_errors(trained, path, value, message):
         ("config.json", '{"model_type": "segformer"}', "model_type must be 'van', got 'segformer'"),
         ("config.json", '{"model_type": "van", "depths": [0, 1, 1, 1]}', "config.json: .*depths"),
         ("config.json", "[]", "config.json must hold a JSON object"),
-        ("results.json", '{"mean_iou": 0.5', "results.json is no JSON file"),
+        ("results.json", '{"mean_iou": 0.5', "results.json cannot be read as JSON"),
     ],
 )
 def test_bad_files_are_errors(trained, name, content, message):

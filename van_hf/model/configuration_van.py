@@ -18,7 +18,16 @@ VAN_SIZES = {
     "b5": ([96, 192, 480, 768], [3, 3, 24, 3], {"upernet": 0.4, "semantic_fpn": 0.4}),
     "b6": ([96, 192, 384, 768], [6, 6, 90, 6], {"upernet": 0.5, "semantic_fpn": 0.5}),
 }
-DECODE_HEAD_NAMES = ("upernet", "semantic_fpn")
+# The decode heads, and how texts call them.
+DECODE_HEAD_NAMES = {"upernet": "UperNet", "semantic_fpn": "Semantic FPN"}
+
+
+def published_size(hidden_sizes: list[int], depths: list[int]) -> str | None:
+    """Return `"b0"` to `"b6"` if the authors published a VAN of these channels and blocks per stage, or None."""
+    for size, (published_hidden_sizes, published_depths, _) in VAN_SIZES.items():
+        if (list(hidden_sizes), list(depths)) == (published_hidden_sizes, published_depths):
+            return size
+    return None
 
 
 @strict

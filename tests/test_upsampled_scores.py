@@ -4,27 +4,18 @@ import importlib.util
 import math
 import sys
 import types
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from van_hf import ops
-from van_hf.ops import (
-    conv2d,
-    conv2d_over_upsampled,
-    conv2d_over_upsampled_reference,
-    conv2d_reference,
-    depthwise_conv2d,
-    depthwise_conv2d_reference,
+from van_hf.model import upsampled_scores
+from van_hf.model.upsampled_scores import (
     upsampled_argmax,
     upsampled_argmax_reference,
     upsampled_cross_entropy,
     upsampled_cross_entropy_reference,
-    use_forms,
 )
-from van_hf.winograd import winograd_conv2d
 
 IGNORE_INDEX = 255
 # (rows, columns) of the logits, (height, width) of the result: times 4, other ratios, fewer pixels, one side the same,
@@ -44,169 +35,8 @@ SIZES = [
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks in pictures of a few rows, the last of them smaller."""
-    monkeypatch.setattr(ops, "CPU_BLOCK_SCORES", 1)
+    monkeypatch.setattr(upsampled_scores, "CPU_BLOCK_SCORES", 1)
     torch.manual_seed(0)
-
-
-def parameters(*shapes, dtype=torch.float32):
-    return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
-
-
-def fast(operation, *arguments):
-    with use_forms("fast"):
-        return operation(*arguments)
-
-
-def assert_same_convolution(operation, reference, arguments, tensors, rtol=1e-5):
-    """Values and all gradients; errors are relative to the largest number."""
-    results, expected = [], []
-    for function, found in ((lambda: fast(operation, *arguments), results), (lambda: reference(*arguments), expected)):
-        output = function()
-        direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
-        found.extend((output, *torch.autograd.grad(output, tensors, direction)))
-    for result, value in zip(results, expected, strict=True):
-        assert result.shape == value.shape and result.dtype == value.dtype
-        assert (result.double() - value.double()).abs().max() <= rtol * value.double().abs().max()
-
-
-def counts_of(function) -> dict[str, int]:
-    """How often each of torch's operators is called."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        function()
-    return {event.key: event.count for event in profiler.key_averages()}
-
-
-# Sizes that the dilation divides and does not, maps smaller than the kernel, one row.
-@pytest.mark.parametrize("size", [(12, 9), (13, 17), (4, 5), (1, 7)])
-def test_depthwise_convolution_in_phases(size):
-    for dilation in (3, 2):
-        features, weight, bias = tensors = parameters((2, 6, *size), (6, 1, 7, 7), (6,))
-        for arguments in (tensors, (features.to(memory_format=torch.channels_last), weight, bias), (features, weight)):
-            used = [features, weight, bias][: len(arguments)]
-            dilated = [partial(f, dilation=dilation) for f in (depthwise_conv2d, depthwise_conv2d_reference)]
-            assert_same_convolution(*dilated, arguments, used)
-
-
-@pytest.mark.parametrize("batch, size", [(1, (16, 16)), (3, (13, 10)), (2, (3, 5)), (1, (1, 1)), (2, (40, 60))])
-def test_convolution_by_winograd(batch, size):
-    features, weight, bias = parameters((batch, 6, *size), (5, 6, 3, 3), (5,))
-    assert_same_convolution(conv2d, conv2d_reference, (features, weight, bias), [features, weight, bias])
-    last = features.to(memory_format=torch.channels_last)
-    assert_same_convolution(conv2d, conv2d_reference, (last, weight), [features, weight])
-
-
-# Sizes of maps: halvings as VAN has them, other ratios, a map that is larger, one that is of the same size, one row.
-MAP_SIZES = [
-    ((16, 24), (8, 12), (4, 6), (2, 3)),
-    ((13, 18), (7, 9), (4, 5), (1, 2)),
-    ((9, 11), (7, 10), (12, 5)),
-    ((6, 7), (6, 7), (3, 7)),
-    ((1, 8), (1, 3)),
-    ((5, 6),),
-]
-
-
-@pytest.mark.parametrize("sizes", MAP_SIZES)
-def test_convolution_over_upsampled_maps(sizes):
-    maps = parameters(*[(2, 3 + idx, *size) for idx, size in enumerate(sizes)])
-    weight, bias = parameters((4, sum(features.shape[1] for features in maps), 3, 3), (4,))
-    functions = (conv2d_over_upsampled, conv2d_over_upsampled_reference)
-    assert_same_convolution(*functions, (maps, weight, bias), [*maps, weight, bias])
-    maps_last = [features.to(memory_format=torch.channels_last) for features in maps]
-    assert_same_convolution(*functions, (maps_last, weight), [*maps, weight])
-
-
-def test_convolution_over_upsampled_maps_in_half_precision():
-    maps = [features.bfloat16() for features in parameters((2, 8, 16, 24), (2, 8, 8, 12), (2, 8, 4, 6))]
-    weight = parameters((4, 24, 3, 3))[0].bfloat16()
-    tensors = [features.detach().requires_grad_() for features in maps]
-    weight = weight.detach().requires_grad_()
-    functions = (conv2d_over_upsampled, conv2d_over_upsampled_reference)
-    assert_same_convolution(*functions, (tensors, weight), [*tensors, weight], rtol=0.03)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = fast(conv2d_over_upsampled, [features.float() for features in maps], weight.float())
-    assert output.dtype == torch.bfloat16
-    expected = conv2d_over_upsampled_reference([features.float() for features in maps], weight.float())
-    assert (output - expected).abs().max() < 0.03 * expected.abs().max()
-
-
-def test_gradcheck_of_convolutions():
-    with use_forms("fast"):
-        features, weight, depthwise, bias = parameters(
-            (1, 2, 5, 6), (2, 2, 3, 3), (2, 1, 3, 3), (2,), dtype=torch.float64
-        )
-        assert torch.autograd.gradcheck(conv2d, (features, weight, bias))
-        assert torch.autograd.gradcheck(lambda *inputs: depthwise_conv2d(*inputs, 3), (features, depthwise, bias))
-        low, both = parameters((1, 1, 3, 2), (2, 3, 3, 3), dtype=torch.float64)
-        assert torch.autograd.gradcheck(
-            lambda high, low, *others: conv2d_over_upsampled([high, low], *others), (features, low, both, bias)
-        )
-
-
-def test_the_form_follows_what_was_measured():
-    features, weight = torch.randn(1, 128, 32, 32), torch.randn(128, 128, 3, 3)
-    winograd = winograd_conv2d._qualname
-    assert counts_of(lambda: conv2d(features, weight))[winograd] == 1
-    for function in (
-        lambda: conv2d(features[..., :31], weight),  # too few pixels to pay for the transforms
-        lambda: conv2d(features[:, :64], weight[:, :64]),  # too few channels
-        lambda: conv2d(features, weight[..., 1:2, 1:2]),
-        lambda: conv2d(features.bfloat16(), weight.bfloat16()),
-    ):
-        assert winograd not in counts_of(function)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert conv2d(features, weight).dtype == torch.bfloat16
-    with use_forms("plain"):
-        assert winograd not in counts_of(lambda: conv2d(features, weight))
-
-
-def test_forms_hold_within_their_block():
-    features, weight = torch.randn(1, 2, 8, 8), torch.randn(2, 2, 3, 3)
-    with pytest.raises(KeyError), use_forms("fast"):
-        assert winograd_conv2d._qualname in counts_of(lambda: conv2d(features, weight))
-        raise KeyError
-    assert winograd_conv2d._qualname not in counts_of(lambda: conv2d(features, weight))
-    with pytest.raises(ValueError, match="measured, plain, fast, got 'quick'"), use_forms("quick"):
-        pass
-
-
-class Convolutions(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        shapes = (4, 9, 3, 3), (4, 4, 3, 3), (4, 1, 7, 7)
-        self.weights = torch.nn.ParameterList(weight.detach() / 9 for weight in parameters(*shapes))
-
-    def forward(self, high, low):
-        features = conv2d(conv2d_over_upsampled([high, low], self.weights[0]), self.weights[1])
-        return depthwise_conv2d(features, self.weights[2], None, 3)
-
-
-def test_convolutions_compiled_as_one_graph():
-    inputs = parameters((1, 4, 9, 12), (1, 5, 5, 6))
-    module = Convolutions()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    results = [
-        (output := fast(function, *inputs), *torch.autograd.grad(output.square().sum(), [*inputs, *module.weights]))
-        for function in (module, compiled)
-    ]
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-4)
-
-
-def test_exports_hold_torchs_own_operators_only():
-    """And still the convolution over upsampled maps in its fast form, at any size."""
-    inputs = [features.detach() for features in parameters((1, 4, 10, 12), (1, 5, 5, 6))]
-    dim = torch.export.Dim.DYNAMIC
-    shapes = {"high": {2: dim, 3: dim}, "low": {2: dim, 3: dim}}
-    with use_forms("fast"):
-        exported = torch.export.export(Convolutions(), tuple(inputs), dynamic_shapes=shapes, strict=False)
-    names = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
-    assert not [name for name in names if "van_hf" in name]
-    assert any("baddbmm" in name or "bmm" in name for name in names)
-    module = Convolutions()
-    module.load_state_dict(exported.state_dict)
-    for high, low in (inputs, parameters((1, 4, 13, 16), (1, 5, 7, 4))):
-        with use_forms("plain"):
-            torch.testing.assert_close(exported.module()(high, low), module(high, low), rtol=1e-4, atol=1e-3)
 
 
 def random_batch(logits_size, size, num_labels=7, dtype=torch.float32):
@@ -328,7 +158,7 @@ def test_argmax_of_equal_scores_is_the_first_class():
 
 def test_only_classes_that_cannot_win_are_left_out():
     logits = smooth_logits(40, 32, 32)[0, :, :3]
-    classes = ops._possible_winners(logits)
+    classes = upsampled_scores._possible_winners(logits)
     assert 0 < len(classes) < 20
     winners = upsampled_argmax_reference(logits[None], (40, 200)).unique()
     assert set(winners.tolist()) <= set(classes.tolist())
@@ -375,14 +205,14 @@ def test_exported_with_a_free_size():
         torch.testing.assert_close(exported(*batch), LossAndLabels()(*batch), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("second_name", ["transformers_modules_of_0a1b2c.ops", ops.__name__])
+@pytest.mark.parametrize("second_name", ["transformers_modules_of_0a1b2c.upsampled_scores", upsampled_scores.__name__])
 def test_loaded_twice_in_one_process(second_name):
     """Code saved with a model is a second copy of the module; reloading it gives one of the same name."""
-    first, second = [load_copy(name) for name in ("transformers_modules_of_van.ops", second_name)]
+    first, second = [load_copy(name) for name in ("transformers_modules_of_van.upsampled_scores", second_name)]
     again = load_copy(second_name)
     logits, labels = random_batch((9, 12), (33, 40))
     expected = loss_and_gradient(upsampled_cross_entropy_reference, logits, labels)
-    for module in (first, second, again, ops):
+    for module in (first, second, again, upsampled_scores):
         got = loss_and_gradient(module.upsampled_cross_entropy, logits, labels)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
         compiled = torch.compile(module.upsampled_cross_entropy, fullgraph=True, backend="aot_eager")
@@ -395,8 +225,8 @@ def load_copy(name):
     package = name.rpartition(".")[0]
     if package not in sys.modules:
         sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = [str(Path(ops.__file__).parent)]
-    spec = importlib.util.spec_from_file_location(name, ops.__file__)
+        sys.modules[package].__path__ = [str(Path(upsampled_scores.__file__).parent)]
+    spec = importlib.util.spec_from_file_location(name, upsampled_scores.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -405,8 +235,8 @@ def load_copy(name):
 def test_operators_are_sound():
     """torch's own checks: the schema, the gradient's registration, fake results like the real ones."""
     logits, labels = random_batch((5, 6), (9, 11))
-    operator = ops._cross_entropy_and_gradient
+    operator = upsampled_scores._cross_entropy_and_gradient
     for values in (logits, logits.to(memory_format=torch.channels_last), logits.bfloat16()):
         torch.library.opcheck(operator, (values, labels, IGNORE_INDEX, False))
         torch.library.opcheck(operator, (values.clone().requires_grad_(), labels, IGNORE_INDEX, True))
-    torch.library.opcheck(ops._argmax, (logits, 9, 11))
+    torch.library.opcheck(upsampled_scores._argmax, (logits, 9, 11))

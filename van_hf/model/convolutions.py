@@ -1,0 +1,209 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The convolutions of VAN and its heads, each beside its plain definition in torch.
+
+Both forms give the same values up to rounding; `_is_fast` decides which one runs.
+"""
+
+import os
+from contextlib import contextmanager
+
+import torch
+from torch.nn import functional as F
+
+from .interpolation import resize_to
+from .triton_convolutions import can_run_triton, triton_depthwise_conv2d
+from .winograd import winograd_conv2d
+
+_FORMS = ("measured", "plain", "fast")
+_forms = os.environ.get("VAN_HF_FORMS", "measured")
+if _forms not in _FORMS:
+    raise ValueError(f"the environment variable VAN_HF_FORMS must be one of {', '.join(_FORMS)}, got {_forms!r}")
+# Before torch 2.7 exporting could not be told from compiling.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+@contextmanager
+def use_forms(forms: str):
+    """Chooses the forms that the operations run in, within a `with` block. They give the same values up to rounding.
+
+    The environment variable VAN_HF_FORMS sets what holds outside of any block.
+
+    Args:
+        forms: "measured", the faster one where that was measured, the default; "plain", the compositions of torch's
+            own operations; "fast", the package's wherever they can run, on GPUs and at sizes not measured too.
+    """
+    global _forms
+    if forms not in _FORMS:
+        raise ValueError(f"forms must be one of {', '.join(_FORMS)}, got {forms!r}")
+    before, _forms = _forms, forms
+    try:
+        yield
+    finally:
+        _forms = before
+
+
+def _is_fast(operation: str, features: torch.Tensor, pays: bool = True) -> bool:
+    """Whether an operation runs in its fast form: the one place where that is decided.
+
+    Args:
+        operation: "upsampled", "winograd", "phases", "layout" or "triton".
+        features: its input.
+        pays: whether the fast form is faster for these sizes on the CPU, as measured.
+    """
+    if _forms == "plain" or not features.is_floating_point():
+        return False
+    exporting = _is_exporting() or torch.jit.is_tracing()
+    if operation == "upsampled":
+        # In exports too: fewer multiply-adds, in any runtime.
+        return _forms == "fast" or exporting or (pays and features.device.type == "cpu")
+    if exporting:
+        return False  # they keep to what every runtime has
+    if operation == "triton":
+        return _forms == "fast" and can_run_triton(features)  # never measured on a GPU
+    if features.device.type != "cpu":
+        return False
+    if operation == "winograd":
+        # Its transforms lose two digits, more than half precision has to give.
+        full_precision = features.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        return full_precision and (_forms == "fast" or pays)
+    return _forms == "fast" or pays
+
+
+def channels_last(features: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, height, width) in the layout in which depthwise convolutions are fastest."""
+    return features.contiguous(memory_format=torch.channels_last) if _is_fast("layout", features) else features
+
+
+def channels_first(features: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, height, width) in the layout in which 3x3 convolutions of many channels are fastest."""
+    return features.contiguous() if _is_fast("layout", features) else features
+
+
+def depthwise_conv2d(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, dilation: int = 1
+) -> torch.Tensor:
+    """A depthwise convolution that keeps the size.
+
+    oneDNN has no fast path for a dilated one. On the CPU it is taken apart into its phases (for VAN, every third row
+    and column): an undilated convolution of dilation**2 times as many maps. For GPUs there is a Triton kernel.
+
+    Args:
+        features: (batch, channels, height, width), any floating dtype; fastest with channels last.
+        weight: (channels, 1, kernel, kernel), the kernel's side odd.
+        bias: (channels,).
+        dilation: step between the kernel's taps in pixels.
+
+    Returns:
+        (batch, channels, height, width).
+    """
+    if _is_fast("triton", features):
+        return triton_depthwise_conv2d(features, weight, bias, dilation)
+    if dilation == 1 or not _is_fast("phases", features):
+        return depthwise_conv2d_reference(features, weight, bias, dilation)
+    batch, channels, height, width = features.shape
+    rows, columns = -(-height // dilation), -(-width // dilation)
+    padded = F.pad(features.permute(0, 2, 3, 1), (0, 0, 0, columns * dilation - width, 0, rows * dilation - height))
+    phases = padded.view(batch, rows, dilation, columns, dilation, channels).permute(0, 2, 4, 1, 3, 5)
+    phases = phases.reshape(batch * dilation**2, rows, columns, channels).permute(0, 3, 1, 2)
+    convolved = F.conv2d(phases, weight, bias, padding=weight.shape[-1] // 2, groups=channels).permute(0, 2, 3, 1)
+    convolved = convolved.reshape(batch, dilation, dilation, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+    convolved = convolved.reshape(batch, rows * dilation, columns * dilation, channels)
+    return convolved[:, :height, :width].permute(0, 3, 1, 2)
+
+
+def depthwise_conv2d_reference(
+    features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, dilation: int = 1
+) -> torch.Tensor:
+    """[`depthwise_conv2d`] as torch has it."""
+    padding = dilation * (weight.shape[-1] // 2)
+    return F.conv2d(features, weight, bias, padding=padding, dilation=dilation, groups=features.shape[1])
+
+
+def conv2d(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """A convolution that keeps the size; a 3x3 one of many channels is done by Winograd's algorithm.
+
+    Args:
+        features: (batch, in_channels, height, width), any floating dtype.
+        weight: (out_channels, in_channels, kernel, kernel), the kernel's side odd.
+        bias: (out_channels,).
+
+    Returns:
+        (batch, out_channels, height, width).
+    """
+    batch, _, height, width = features.shape
+    # Below these sizes the transforms cost more than they save.
+    pays = min(weight.shape[:2]) >= 128 and batch * height * width >= 1024
+    if weight.shape[-1] != 3 or not _is_fast("winograd", features, pays):
+        return conv2d_reference(features, weight, bias)
+    return winograd_conv2d(features, weight, bias)
+
+
+def conv2d_reference(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """[`conv2d`] as torch has it."""
+    return F.conv2d(features, weight, bias, padding=weight.shape[-1] // 2)
+
+
+def conv2d_over_upsampled(
+    maps: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The 3x3 convolution of maps that are interpolated bilinearly to the first one's size and concatenated.
+
+    A convolution of a concatenation is a sum of convolutions. One of an upsampled map is nine 1x1 convolutions, each
+    shifted by a pixel, summed, and mixing channels commutes with shifting and interpolating. So each tap is applied at
+    the map's own size, where it costs a fourth, a sixteenth or a 64th, and its result goes to the large size by two
+    small matrices that interpolate and shift, and are zero beyond the border as the convolution's padding is.
+
+    Args:
+        maps: of shapes (batch, channels[i], height[i], width[i]), of one floating dtype.
+        weight: (out_channels, sum of channels, 3, 3).
+        bias: (out_channels,).
+
+    Returns:
+        (batch, out_channels, height[0], width[0]).
+    """
+    size = maps[0].shape[-2:]
+    batch, out_channels = maps[0].shape[0], weight.shape[0]
+    taps_of_maps = weight.split([features.shape[1] for features in maps], dim=1)
+    at_full_size, at_own_size = [(maps[0], taps_of_maps[0])], []
+    for features, taps in zip(maps[1:], taps_of_maps[1:], strict=True):
+        pays = min(taps.shape[:2]) >= 64 and 2 * features.shape[-2:].numel() <= size.numel()
+        if _is_fast("upsampled", features, pays):
+            at_own_size.append((features, taps))
+        else:
+            at_full_size.append((resize_to(features, size), taps))
+    full_size_maps, full_size_taps = zip(*at_full_size, strict=True)
+    outputs = conv2d(_concatenated(full_size_maps), _concatenated(full_size_taps), bias)
+    upsampled = None
+    for features, taps in at_own_size:
+        rows, columns = features.shape[-2:]
+        taps = taps.permute(0, 3, 2, 1).reshape(out_channels * 9, -1)  # (out_channels, columns' taps, rows' taps)
+        mixed = (taps @ features.flatten(2)).view(batch * out_channels * 3, 3 * rows, columns)
+        tall = mixed.transpose(1, 2) @ _shifted_interpolation(rows, size[0], mixed)
+        tall = tall.view(batch * out_channels, 3 * columns, size[0])
+        across = _shifted_interpolation(columns, size[1], mixed).expand(len(tall), -1, -1)
+        if upsampled is None:
+            upsampled = torch.bmm(tall.transpose(1, 2), across)
+        else:
+            upsampled = upsampled.baddbmm_(tall.transpose(1, 2), across)
+    return outputs if upsampled is None else upsampled.view(outputs.shape).add_(outputs)
+
+
+def _concatenated(tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)  # of one tensor, `cat` makes a copy
+
+
+def conv2d_over_upsampled_reference(
+    maps: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """[`conv2d_over_upsampled`] as it is defined."""
+    size = maps[0].shape[-2:]
+    return F.conv2d(torch.cat([resize_to(features, size) for features in maps], dim=1), weight, bias, padding=1)
+
+
+def _shifted_interpolation(length: int, new_length: int, like: torch.Tensor) -> torch.Tensor:
+    """Interpolation of a line, read a place before, at and a place after each new one: (3 * length, new_length)."""
+    dtype = like.dtype if like.dtype == torch.float64 else torch.float32
+    impulses = torch.eye(length, dtype=dtype, device=like.device)[None]
+    padded = F.pad(F.interpolate(impulses, size=new_length, mode="linear")[0], (1, 1))
+    return torch.cat([padded[:, shift : shift + new_length] for shift in range(3)]).to(like.dtype)

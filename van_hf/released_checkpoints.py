@@ -1,0 +1,105 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What the VAN authors released: their checkpoints, the figures they published, and where they are."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .data import ade20k
+from .inference import RATIOS, Protocol
+from .model.configuration_van import VAN_SIZES, VanConfig
+
+SEGMENTATION_URL = "https://github.com/Visual-Attention-Network/VAN-Segmentation"
+CLASSIFICATION_URL = "https://github.com/Visual-Attention-Network/VAN-Classification"
+# The authors' classifiers on the Hub, in transformers 4's format, which van_hf loads as it is.
+HUB_CLASSIFIERS = {
+    "b0": "Visual-Attention-Network/van-tiny",
+    "b1": "Visual-Attention-Network/van-small",
+    "b2": "Visual-Attention-Network/van-base",
+    "b3": "Visual-Attention-Network/van-large",
+}
+# What the authors' figures were measured with, by decode head; None is a classifier.
+PUBLISHED_PROTOCOLS = {
+    "upernet": Protocol(ratios=RATIOS, flip=True).describe(),
+    "semantic_fpn": Protocol().describe(),
+    None: "top-1, 224x224 pixels from the middle of the picture",
+}
+
+
+class DataSet(NamedTuple):
+    """A data set as cards name it, and its id on the Hub, if it is known to be there."""
+
+    name: str
+    hub_id: str | None = None
+
+
+ADE20K = DataSet("ADE20K", ade20k.HUB_REPOSITORY)
+IMAGENET = DataSet("ImageNet-1K", "ILSVRC/imagenet-1k")
+
+
+@dataclass(frozen=True)
+class ReleasedCheckpoint:
+    """What the authors published about one of their checkpoints, from the README files of their two repositories.
+
+    Attributes:
+        size: `"b0"` to `"b6"`.
+        decode_head: `"upernet"` or `"semantic_fpn"`; None for a classifier.
+        figure: mean IoU on ADE20K's validation pictures, or a classifier's top-1 accuracy on ImageNet-1K's, in
+            percent; None if they print none.
+        first_figure: the same in their first release, where it was another.
+        parameters: what they print, in millions; None if nothing.
+        gmacs: multiply-adds as they print them, in 10^9, for 2048x512 pixels, or 224x224 for a classifier; None if
+            nothing.
+        recipe: a segmentation model's name in `van_hf.training.RECIPES`.
+        pretraining: what the backbone of a segmentation model was trained on before.
+    """
+
+    size: str
+    decode_head: str | None
+    figure: float | None = None
+    first_figure: float | None = None
+    parameters: float | None = None
+    gmacs: float | None = None
+    recipe: str | None = None
+    pretraining: str | None = None
+
+    def config(self) -> VanConfig:
+        """Returns the checkpoint's architecture."""
+        if self.decode_head is not None:
+            return VanConfig.from_size(self.size, decode_head=self.decode_head)
+        hidden_sizes, depths, _ = VAN_SIZES[self.size]
+        return VanConfig(hidden_sizes=hidden_sizes, depths=depths, num_labels=1000)
+
+
+def _upernet(size, figure, first_figure=None, parameters=None, gmacs=None, data="ImageNet-1K"):
+    recipe = "upernet_160k_batch32" if size == "b4" else "upernet_160k"
+    return ReleasedCheckpoint(size, "upernet", figure, first_figure, parameters, gmacs, recipe, data)
+
+
+def _semantic_fpn(size, figure=None):
+    return ReleasedCheckpoint(size, "semantic_fpn", figure, recipe="semantic_fpn_40k", pretraining="ImageNet-1K")
+
+
+# By the names of the authors' training configurations, after which their checkpoints are called.
+RELEASED_CHECKPOINTS = {
+    "van_b0": ReleasedCheckpoint("b0", None, 75.4, parameters=4.1, gmacs=0.9),
+    "van_b1": ReleasedCheckpoint("b1", None, 81.1, parameters=13.9, gmacs=2.5),
+    "van_b2": ReleasedCheckpoint("b2", None, 82.8, parameters=26.6, gmacs=5.0),
+    "van_b3": ReleasedCheckpoint("b3", None, 83.9, parameters=44.8, gmacs=9.0),
+    "van_b4": ReleasedCheckpoint("b4", None),
+    "van_b5": ReleasedCheckpoint("b5", None),
+    "van_b6": ReleasedCheckpoint("b6", None),
+    "upernet_van_b0_512x512_160k_ade20k": _upernet("b0", 41.1, parameters=32),
+    "upernet_van_b1_512x512_160k_ade20k": _upernet("b1", 44.9, parameters=44),
+    "upernet_van_b2_512x512_160k_ade20k": _upernet("b2", 50.1, first_figure=48.3, parameters=57, gmacs=948),
+    "upernet_van_b3_512x512_160k_ade20k": _upernet("b3", 50.6, first_figure=50.1, parameters=75, gmacs=1030),
+    "upernet_van_b4_512x512_160k_ade20k": _upernet("b4", 52.2, parameters=90, gmacs=1098),
+    "upernet_van_b4_512x512_160k_ade20k_22k": _upernet("b4", 53.5, parameters=90, gmacs=1098, data="ImageNet-22K"),
+    "upernet_van_b5_512x512_160k_ade20k_22k": _upernet("b5", 53.9, parameters=117, gmacs=1208, data="ImageNet-22K"),
+    "upernet_van_b6_512x512_160k_ade20k_22k": _upernet("b6", 54.7, parameters=231, gmacs=1658, data="ImageNet-22K"),
+    "fpn_van_b0_ade20k_40k": _semantic_fpn("b0", 38.5),
+    "fpn_van_b1_ade20k_40k": _semantic_fpn("b1", 42.9),
+    "fpn_van_b2_ade20k_40k": _semantic_fpn("b2", 46.7),
+    "fpn_van_b3_ade20k_40k": _semantic_fpn("b3", 48.1),
+    "fpn_van_b4_ade20k_40k": _semantic_fpn("b4"),
+}
