@@ -52,6 +52,41 @@ def pixel_values() -> torch.Tensor:
     return random_pixel_values()
 
 
+def _second_derivative(function, point, direction):
+    point = point.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(point) * point.sum(), point, create_graph=True)
+    return torch.autograd.grad((gradient * direction).sum(), point)[0]
+
+
+def _forward_derivative(function, point, direction):
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(point, direction)
+        return torch.autograd.forward_ad.unpack_dual(function(dual)).tangent
+
+
+DERIVATIVES = {
+    "second": _second_derivative,
+    "second, of a scalar alone": lambda function, point, _: torch.autograd.functional.hessian(function, point),
+    "forward mode": _forward_derivative,
+    "func.grad": lambda function, point, _: torch.func.grad(function)(point),
+    "func.vjp": lambda function, point, _: torch.func.vjp(function, point)[1](point.new_ones(()))[0],
+    "func.jvp": lambda function, point, direction: torch.func.jvp(function, (point,), (direction,))[1],
+    "func.hessian": lambda function, point, _: torch.func.hessian(function)(point),
+    "func.vmap of func.grad": lambda function, point, direction: torch.func.vmap(torch.func.grad(function))(
+        torch.stack([point, direction])
+    ),
+}
+
+
+def assert_same_derivatives(function, reference, point: torch.Tensor):
+    """That every kind of derivative that torch can take of a scalar function is that of its plain form."""
+    direction = torch.randn(point.shape, dtype=point.dtype, generator=torch.Generator().manual_seed(1))
+    for name, derivative in DERIVATIVES.items():
+        result = derivative(function, point, direction)
+        assert result is not None, name
+        torch.testing.assert_close(result, derivative(reference, point, direction), rtol=1e-9, atol=1e-9, msg=name)
+
+
 BOX_NAMES = {0: "sky", 1: "ground", 2: "box"}
 
 

@@ -14,7 +14,7 @@ from van_hf.model.convolutions import (
     depthwise_conv2d_reference,
     use_forms,
 )
-from van_hf.model.winograd import winograd_conv2d
+from van_hf.model.winograd import _winograd_conv2d
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_gradcheck_of_convolutions():
 
 def test_the_form_follows_what_was_measured():
     features, weight = torch.randn(1, 128, 32, 32), torch.randn(128, 128, 3, 3)
-    winograd = winograd_conv2d._qualname
+    winograd = _winograd_conv2d._qualname
     assert counts_of(lambda: conv2d(features, weight))[winograd] == 1
     for function in (
         lambda: conv2d(features[..., :31], weight),  # too few pixels to pay for the transforms
@@ -137,9 +137,9 @@ def test_the_form_follows_what_was_measured():
 def test_forms_hold_within_their_block():
     features, weight = torch.randn(1, 2, 8, 8), torch.randn(2, 2, 3, 3)
     with pytest.raises(KeyError), use_forms("fast"):
-        assert winograd_conv2d._qualname in counts_of(lambda: conv2d(features, weight))
+        assert _winograd_conv2d._qualname in counts_of(lambda: conv2d(features, weight))
         raise KeyError
-    assert winograd_conv2d._qualname not in counts_of(lambda: conv2d(features, weight))
+    assert _winograd_conv2d._qualname not in counts_of(lambda: conv2d(features, weight))
     with pytest.raises(ValueError, match="measured, plain, fast, got 'quick'"), use_forms("quick"):
         pass
 

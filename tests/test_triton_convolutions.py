@@ -86,7 +86,7 @@ def test_shapes_are_checked():
     for weight_shape in [(4, 1, 4, 4), (4, 1, 3, 5), (2, 1, 3, 3), (4, 2, 3, 3)]:
         with pytest.raises(ValueError, match="odd kernel_size"):
             triton_depthwise_conv2d(hidden_states, torch.zeros(weight_shape))
-    with pytest.raises(ValueError, match=r"bias has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"each of the 4 channels, got \(3,\)"):
         triton_depthwise_conv2d(hidden_states, torch.zeros(4, 1, 3, 3), torch.zeros(3))
 
 

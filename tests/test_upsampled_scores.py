@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import assert_same_derivatives
 
 from van_hf.model import upsampled_scores
 from van_hf.model.upsampled_scores import (
@@ -105,13 +106,13 @@ def test_gradcheck_of_cross_entropy():
     assert torch.autograd.gradcheck(lambda values: upsampled_cross_entropy(values, labels, IGNORE_INDEX), logits)
 
 
-def test_a_second_derivative_is_refused():
-    logits, labels = random_batch((3, 4), (7, 9))
-    logits.requires_grad_()
-    loss = upsampled_cross_entropy(logits, labels, IGNORE_INDEX)
-    (gradient,) = torch.autograd.grad(loss**2, logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+def test_every_kind_of_derivative_of_cross_entropy_is_the_references():
+    logits, labels = random_batch((3, 4), (7, 9), num_labels=3, dtype=torch.float64)
+    assert_same_derivatives(
+        lambda values: upsampled_cross_entropy(values, labels, IGNORE_INDEX),
+        lambda values: upsampled_cross_entropy_reference(values, labels, IGNORE_INDEX),
+        logits,
+    )
 
 
 @pytest.mark.parametrize("label", [7, -1, 254])
@@ -154,6 +155,24 @@ def test_argmax_of_equal_scores_is_the_first_class():
     assert torch.equal(ids, upsampled_argmax_reference(logits, (31, 30)))
     assert set(ids.unique().tolist()) <= {0, 1, 2, 4}
     assert not upsampled_argmax(torch.zeros(1, 4, 9, 7), (31, 30)).any()
+
+
+@pytest.mark.parametrize(("logits_size", "size"), SIZES)
+@pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
+def test_argmax_of_what_is_not_finite_is_the_references(logits_size, size, value):
+    whole_class, single_values = 3 * torch.randn(2, 2, 7, *logits_size)
+    whole_class[:, 3] = value
+    single_values[torch.rand(single_values.shape) < 0.05] = value
+    for logits in (whole_class, single_values):
+        assert torch.equal(upsampled_argmax(logits, size), upsampled_argmax_reference(logits, size))
+
+
+def test_long_rows_are_worked_out_in_parts(monkeypatch):
+    """The parts are small, and their ids the same."""
+    monkeypatch.setattr(upsampled_scores, "MIN_BLOCK_COLUMNS", 100)
+    logits = 3 * torch.randn(1, 40, 2, 50)
+    assert torch.equal(upsampled_argmax(logits, (3, 5000)), upsampled_argmax_reference(logits, (3, 5000)))
+    assert largest_numel(lambda: upsampled_argmax(logits, (3, 5000))) <= 40 * 3 * 100 * 4
 
 
 def test_only_classes_that_cannot_win_are_left_out():

@@ -2,10 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import pytest
 import torch
+from conftest import assert_same_derivatives
 from torch.nn import functional as F
 
 from van_hf.model import winograd
-from van_hf.model.winograd import winograd_conv2d
+from van_hf.model.winograd import _winograd_conv2d, winograd_conv2d
 
 
 @pytest.mark.parametrize("tiles_at_once", [1, 6, 128])
@@ -38,5 +39,21 @@ def test_output_may_be_changed_in_place():
 def test_operator_is_sound():
     for shape in [(2, 3, 8, 12), (1, 3, 5, 6)]:
         features, weight, bias = (torch.randn(s, requires_grad=True) for s in (shape, (4, 3, 3, 3), (4,)))
-        torch.library.opcheck(winograd_conv2d, (features, weight, bias))
-        torch.library.opcheck(winograd_conv2d, (features.to(memory_format=torch.channels_last), weight, None))
+        torch.library.opcheck(_winograd_conv2d, (features, weight, bias))
+        torch.library.opcheck(_winograd_conv2d, (features.to(memory_format=torch.channels_last), weight, None))
+
+
+def test_every_kind_of_derivative_is_the_convolutions():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 3, 3, 3, dtype=torch.float64, generator=generator)
+    features = torch.randn(1, 3, 5, 6, dtype=torch.float64, generator=generator)
+    assert_same_derivatives(
+        lambda features: winograd_conv2d(features, weight, None).sin().sum(),
+        lambda features: F.conv2d(features, weight, padding=1).sin().sum(),
+        features,
+    )
+    assert_same_derivatives(
+        lambda weight: winograd_conv2d(features, weight, None).sin().sum(),
+        lambda weight: F.conv2d(features, weight, padding=1).sin().sum(),
+        weight,
+    )

@@ -6,11 +6,14 @@ Both forms give the same values up to rounding; `_is_fast` decides which one run
 """
 
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
+from .custom_operators import is_exporting
 from .interpolation import resize_to
 from .triton_convolutions import can_run_triton, triton_depthwise_conv2d
 from .winograd import winograd_conv2d
@@ -19,13 +22,11 @@ _FORMS = ("measured", "plain", "fast")
 _forms = os.environ.get("VAN_HF_FORMS", "measured")
 if _forms not in _FORMS:
     raise ValueError(f"the environment variable VAN_HF_FORMS must be one of {', '.join(_FORMS)}, got {_forms!r}")
-# Before torch 2.7 exporting could not be told from compiling.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 @contextmanager
 def use_forms(forms: str):
-    """Chooses the forms that the operations run in, within a `with` block. They give the same values up to rounding.
+    """Choose the forms that the operations run in, within a `with` block. They give the same values up to rounding.
 
     The environment variable VAN_HF_FORMS sets what holds outside of any block.
 
@@ -43,21 +44,21 @@ def use_forms(forms: str):
         _forms = before
 
 
-def _is_fast(operation: str, features: torch.Tensor, pays: bool = True) -> bool:
-    """Whether an operation runs in its fast form: the one place where that is decided.
+def _is_fast(operation: str, features: torch.Tensor, pays: Callable[[], bool] = lambda: True) -> bool:
+    """Return whether an operation runs in its fast form: the one place where that is decided.
 
     Args:
         operation: "upsampled", "winograd", "phases", "layout" or "triton".
         features: its input.
-        pays: whether the fast form is faster for these sizes on the CPU, as measured.
+        pays: returns whether the fast form is faster for these sizes on the CPU, as measured. It is not called while
+            exporting, where a comparison of sizes would tie the program to the answer.
     """
     if _forms == "plain" or not features.is_floating_point():
         return False
-    exporting = _is_exporting() or torch.jit.is_tracing()
     if operation == "upsampled":
         # In exports too: fewer multiply-adds, in any runtime.
-        return _forms == "fast" or exporting or (pays and features.device.type == "cpu")
-    if exporting:
+        return _forms == "fast" or is_exporting() or (features.device.type == "cpu" and pays())
+    if is_exporting():
         return False  # they keep to what every runtime has
     if operation == "triton":
         return _forms == "fast" and can_run_triton(features)  # never measured on a GPU
@@ -66,17 +67,17 @@ def _is_fast(operation: str, features: torch.Tensor, pays: bool = True) -> bool:
     if operation == "winograd":
         # Its transforms lose two digits, more than half precision has to give.
         full_precision = features.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-        return full_precision and (_forms == "fast" or pays)
-    return _forms == "fast" or pays
+        return full_precision and (_forms == "fast" or pays())
+    return _forms == "fast" or pays()
 
 
 def channels_last(features: torch.Tensor) -> torch.Tensor:
-    """(batch, channels, height, width) in the layout in which depthwise convolutions are fastest."""
+    """Return (batch, channels, height, width) in the layout in which depthwise convolutions are fastest."""
     return features.contiguous(memory_format=torch.channels_last) if _is_fast("layout", features) else features
 
 
 def channels_first(features: torch.Tensor) -> torch.Tensor:
-    """(batch, channels, height, width) in the layout in which 3x3 convolutions of many channels are fastest."""
+    """Return (batch, channels, height, width) in the layout in which 3x3 convolutions of many channels are fastest."""
     return features.contiguous() if _is_fast("layout", features) else features
 
 
@@ -132,8 +133,11 @@ def conv2d(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
         (batch, out_channels, height, width).
     """
     batch, _, height, width = features.shape
-    # Below these sizes the transforms cost more than they save.
-    pays = min(weight.shape[:2]) >= 128 and batch * height * width >= 1024
+
+    def pays() -> bool:
+        # Below these sizes the transforms cost more than they save.
+        return min(weight.shape[:2]) >= 128 and batch * height * width >= 1024
+
     if weight.shape[-1] != 3 or not _is_fast("winograd", features, pays):
         return conv2d_reference(features, weight, bias)
     return winograd_conv2d(features, weight, bias)
@@ -167,8 +171,8 @@ def conv2d_over_upsampled(
     taps_of_maps = weight.split([features.shape[1] for features in maps], dim=1)
     at_full_size, at_own_size = [(maps[0], taps_of_maps[0])], []
     for features, taps in zip(maps[1:], taps_of_maps[1:], strict=True):
-        pays = min(taps.shape[:2]) >= 64 and 2 * features.shape[-2:].numel() <= size.numel()
-        if _is_fast("upsampled", features, pays):
+        is_small = partial(_is_small_map, features, taps, size)
+        if _is_fast("upsampled", features, is_small):
             at_own_size.append((features, taps))
         else:
             at_full_size.append((resize_to(features, size), taps))
@@ -181,12 +185,16 @@ def conv2d_over_upsampled(
         mixed = (taps @ features.flatten(2)).view(batch * out_channels * 3, 3 * rows, columns)
         tall = mixed.transpose(1, 2) @ _shifted_interpolation(rows, size[0], mixed)
         tall = tall.view(batch * out_channels, 3 * columns, size[0])
-        across = _shifted_interpolation(columns, size[1], mixed).expand(len(tall), -1, -1)
+        across = _shifted_interpolation(columns, size[1], mixed).expand(tall.shape[0], -1, -1)
         if upsampled is None:
             upsampled = torch.bmm(tall.transpose(1, 2), across)
         else:
             upsampled = upsampled.baddbmm_(tall.transpose(1, 2), across)
     return outputs if upsampled is None else upsampled.view(outputs.shape).add_(outputs)
+
+
+def _is_small_map(features: torch.Tensor, taps: torch.Tensor, size: torch.Size) -> bool:
+    return min(taps.shape[:2]) >= 64 and 2 * features.shape[-2:].numel() <= size.numel()
 
 
 def _concatenated(tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -17,7 +17,8 @@ from .interpolation import resize_to
 
 
 class Conv(nn.Conv2d):
-    """A convolution that keeps the size, of a map or of maps that are first brought to the first one's size."""
+    """A convolution that keeps the size, of a map or of several that are brought to the first one's size and
+    concatenated."""
 
     def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         if isinstance(features, torch.Tensor):
@@ -36,10 +37,13 @@ class ConvModule(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        # Another package's layer in its place, as an adapter's, takes one map.
+        if isinstance(features, list) and not isinstance(self.conv, Conv):
+            features = torch.cat([resize_to(maps, features[0].shape[-2:]) for maps in features], dim=1)
         return self.activation(self.bn(self.conv(features)))
 
     def fuse(self):
-        """Folds the normalization into the convolution, for inference; once is enough."""
+        """Fold the normalization into the convolution, for inference; once is enough."""
         if not isinstance(self.bn, nn.Identity):
             self.conv = fuse_conv_bn_eval(self.conv, self.bn)
             self.bn = nn.Identity()
@@ -82,7 +86,7 @@ class UperNetHead(nn.Module):
         self.classifier = Classifier(channels, config.num_labels)
 
     def pool_pyramid(self, features: torch.Tensor) -> torch.Tensor:
-        """Adds the surroundings at several scales to the last map; the size stays."""
+        """Return the last map with its surroundings at several scales, (batch, channels, height / 32, width / 32)."""
         pooled = [resize_to(module(features), features.shape[-2:]) for module in self.psp_modules]
         return self.bottleneck(torch.cat([features, *pooled], dim=1))
 

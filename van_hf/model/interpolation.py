@@ -5,10 +5,13 @@
 import torch
 from torch.nn import functional as F
 
+from .custom_operators import is_exporting
+
 
 def resize_to(features: torch.Tensor, size: torch.Size, mode: str = "bilinear") -> torch.Tensor:
-    """Interpolates `features` (batch, channels, height, width) to `size` (height, width), corners not aligned."""
-    if features.shape[-2:] == size:
+    """Return `features` (batch, channels, height, width) interpolated to `size` (height, width)."""
+    # A comparison of sizes would tie an exported program to the answer.
+    if not is_exporting() and features.shape[-2:] == size:
         return features
     return F.interpolate(features, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
 
@@ -35,14 +38,14 @@ def bilinear_taps(positions: torch.Tensor, length: int) -> tuple[torch.Tensor, t
     """Return the two old pixels that each of `positions` lies between, and the second one's weight.
 
     Args:
-        positions: as [`half_pixel_positions`] returns them; beyond the outermost pixels they count as there.
+        positions: as [`half_pixel_positions`] returns them. Beyond the outermost pixels' centres, these count alone.
         length: number of old pixels along the side.
 
     Returns:
         Indices int64 of the pixels before and after, and weights in [0, 1) of the dtype of `positions`.
     """
-    positions = positions.clamp(min=0, max=length - 1)
-    before = positions.floor().long()
+    positions = positions.clamp(min=0)
+    before = positions.floor().long().clamp(max=length - 1)
     return before, (before + 1).clamp(max=length - 1), positions - before
 
 

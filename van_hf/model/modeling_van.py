@@ -18,7 +18,6 @@ from transformers.backbone_utils import BackboneMixin, filter_output_hidden_stat
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BackboneOutput,
-    BaseModelOutput,
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
     SemanticSegmenterOutput,
@@ -26,8 +25,7 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_van import VanConfig
 from .convolutions import channels_last, depthwise_conv2d
@@ -173,6 +171,9 @@ class VanLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.mlp_scaling(transformed))
 
 
+FUSED_CANNOT_BE_SAVED = "a fused model cannot be saved: its weights fit no other model. Save it before fuse()."
+
+
 class VanFusedLayer(nn.Module):
     """A [`VanLayer`] for inference, its normalizations and layer scales folded into the 1x1 convolutions beside them.
 
@@ -197,6 +198,12 @@ class VanFusedLayer(nn.Module):
         attended = self.attention_layer(self.activation(self.pre_projection(hidden_states)))
         hidden_states = torch.addcmul(self.post_projection(attended), hidden_states, self.skip)
         return hidden_states + self.mlp(hidden_states)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        # Inside other people's models too, which would save it without a word. Exporting keeps the variables.
+        if not keep_vars:
+            raise ValueError(FUSED_CANNOT_BE_SAVED)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
@@ -261,6 +268,24 @@ class VanStage(nn.Module):
         self.layers = nn.ModuleList(VanFusedLayer(layer) for layer in self.layers)
 
 
+class VanEncoder(nn.Module):
+    """The stages."""
+
+    def __init__(self, config: VanConfig):
+        super().__init__()
+        self.stages = nn.ModuleList(VanStage(config, stage_idx) for stage_idx in range(len(config.hidden_sizes)))
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return each stage's output, (batch, hidden_sizes[0], height / 4, width / 4) to (batch, hidden_sizes[3],
+        height / 32, width / 32), of pictures (batch, num_channels, height, width)."""
+        hidden_states = channels_last(pixel_values)
+        all_hidden_states = []
+        for stage in self.stages:
+            hidden_states = stage(hidden_states)
+            all_hidden_states.append(hidden_states)
+        return tuple(all_hidden_states)
+
+
 class VanPreTrainedModel(PreTrainedModel):
     """Weight initialization and loading, common to all VAN models."""
 
@@ -271,7 +296,9 @@ class VanPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["VanLayer"]
-    _can_record_outputs = {"hidden_states": OutputRecorder(VanStage, capture_initial_hidden_state=False)}
+    # The losses are means over what a forward pass sees, and know nothing of `num_items_in_batch`. Unless told so,
+    # `Trainer` concludes from `**kwargs` that they do, and leaves gradient accumulation undivided.
+    accepts_loss_kwargs = False
     # transformers 4.57 saved a final LayerNorm that neither it nor the authors' classifier ever used.
     _keys_to_ignore_on_load_unexpected = [r"^(van\.)?layernorm\."]
 
@@ -321,14 +348,24 @@ class VanPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def fuse(self):
-        """Folds normalizations and layer scales into the convolutions beside them, in place, for faster inference.
+        """Fold normalizations and layer scales into the convolutions beside them, in place, for faster inference.
 
-        The outputs stay what they were, up to rounding. Nothing undoes it but loading the model anew: a fused model
-        can be neither trained nor saved.
+        The outputs remain the same up to rounding. Only loading the model again undoes it: a fused model can be
+        neither trained nor saved.
 
         Returns:
             The model, in evaluation mode.
+
+        Raises:
+            ValueError: a layer was replaced by one that nothing can be folded into, such as an adapter's.
         """
+        for name, module in self.named_modules():
+            has_own_weight = not isinstance(module, nn.Conv2d) or "weight" in module._parameters
+            if hasattr(module, "base_layer") or not has_own_weight:
+                raise ValueError(
+                    f"{name} is a {type(module).__name__}, into which nothing can be folded; merge adapters "
+                    "(merge_and_unload() of peft) and remove parametrizations before fuse()"
+                )
         self.eval()
         for module in list(self.modules()):
             if isinstance(module, (VanStage, ConvModule)):
@@ -339,34 +376,16 @@ class VanPreTrainedModel(PreTrainedModel):
         return any(isinstance(module, VanFusedLayer) for module in self.modules())
 
     def train(self, mode: bool = True):
-        """[`~torch.nn.Module.train`]; a fused model refuses it with a ValueError."""
+        """[`~torch.nn.Module.train`]; a fused model refuses it with a `ValueError`."""
         if mode and self._is_fused():
             raise ValueError("a fused model cannot be trained: its normalizations are gone. Load it anew.")
         return super().train(mode)
 
     def save_pretrained(self, *args, **kwargs):
-        """[`~transformers.PreTrainedModel.save_pretrained`]; a fused model refuses it with a ValueError."""
+        """[`~transformers.PreTrainedModel.save_pretrained`]; a fused model refuses it with a `ValueError`."""
         if self._is_fused():
-            raise ValueError("a fused model cannot be saved: its weights fit no other model. Save it before fuse().")
+            raise ValueError(FUSED_CANNOT_BE_SAVED)  # before the configuration is written
         return super().save_pretrained(*args, **kwargs)
-
-
-class VanEncoder(VanPreTrainedModel):
-    """The stages."""
-
-    def __init__(self, config: VanConfig):
-        super().__init__(config)
-        self.stages = nn.ModuleList(VanStage(config, stage_idx) for stage_idx in range(len(config.hidden_sizes)))
-        self.post_init()
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
-        """(batch, num_channels, height, width) -> (batch, hidden_sizes[-1], height / 32, width / 32)."""
-        hidden_states = channels_last(hidden_states)
-        for stage in self.stages:
-            hidden_states = stage(hidden_states)
-        return BaseModelOutput(last_hidden_state=hidden_states)
 
 
 class VanModel(VanPreTrainedModel):
@@ -383,6 +402,7 @@ class VanModel(VanPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
+    @filter_output_hidden_states
     def forward(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPoolingAndNoAttention:
@@ -398,11 +418,11 @@ class VanModel(VanPreTrainedModel):
             `(batch, hidden_sizes[3])`, `hidden_states` of shapes `(batch, hidden_sizes[0], height / 4, width / 4)` to
             those of `last_hidden_state`. Sizes are rounded up.
         """
-        outputs = self.encoder(pixel_values, **kwargs)
+        hidden_states = self.encoder(pixel_values)
         return BaseModelOutputWithPoolingAndNoAttention(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=outputs.last_hidden_state.mean(dim=(-2, -1)),
-            hidden_states=outputs.hidden_states,
+            last_hidden_state=hidden_states[-1],
+            pooler_output=hidden_states[-1].mean(dim=(-2, -1)),
+            hidden_states=hidden_states,
         )
 
 
@@ -435,13 +455,11 @@ class VanBackbone(BackboneMixin, VanPreTrainedModel):
             [`~transformers.modeling_outputs.BackboneOutput`]: `feature_maps`, one for each of `out_features`, stage i
             (from 1) of shape `(batch, hidden_sizes[i - 1], height / 2**(i + 1), width / 2**(i + 1))`, rounded up.
         """
-        outputs = self.encoder(pixel_values, **kwargs)
+        hidden_states = self.encoder(pixel_values)
         feature_maps = tuple(
-            hidden_states
-            for stage, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)
-            if stage in self.out_features
+            maps for stage, maps in zip(self.stage_names, hidden_states, strict=True) if stage in self.out_features
         )
-        return BackboneOutput(feature_maps=feature_maps, hidden_states=outputs.hidden_states)
+        return BackboneOutput(feature_maps=feature_maps, hidden_states=hidden_states)
 
 
 class VanForImageClassification(VanPreTrainedModel):
@@ -459,6 +477,7 @@ class VanForImageClassification(VanPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
+    @filter_output_hidden_states
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> ImageClassifierOutputWithNoAttention:
@@ -473,7 +492,7 @@ class VanForImageClassification(VanPreTrainedModel):
             [`~transformers.modeling_outputs.ImageClassifierOutputWithNoAttention`]: `loss`, a scalar, if there are
             labels; `logits` of shape `(batch, num_labels)`; `hidden_states`.
         """
-        outputs = self.van(pixel_values, **kwargs)
+        outputs = self.van(pixel_values, **{**kwargs, "return_dict": True})
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
@@ -516,8 +535,8 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, height, width)`):
                 Normalized pictures of any size, as [`VanImageProcessor`] returns them.
-            labels (`torch.LongTensor` of shape `(batch, label_height, label_width)`, *optional*):
-                Class ids in 0..num_labels-1, or `config.semantic_loss_ignore_index`.
+            labels (`torch.Tensor` of shape `(batch, label_height, label_width)`, *optional*):
+                Class ids in 0..num_labels-1, or `config.semantic_loss_ignore_index`, of any integer dtype.
             output_hidden_states (`bool`, *optional*): whether to return each stage's output.
 
         Returns:
@@ -528,13 +547,14 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
             `(batch, hidden_sizes[0], height / 4, width / 4)` to `(batch, hidden_sizes[3], height / 32, width / 32)`.
 
         Raises:
-            ValueError: `labels` have another shape or hold other ids (on a GPU, torch itself stops at those).
+            ValueError: `labels` have another shape, are no integers or hold other ids (on a GPU, torch itself stops
+                at those).
         """
-        outputs = self.van(pixel_values, **kwargs)
+        outputs = self.van(pixel_values, **{**kwargs, "return_dict": True})
         logits = self.decode_head(outputs.hidden_states)
         loss = None
         if labels is not None:
-            self._check_labels(labels, batch_size=pixel_values.shape[0])
+            labels = self._checked_labels(labels, batch_size=pixel_values.shape[0])
             ignore_index = self.config.semantic_loss_ignore_index
             loss = upsampled_cross_entropy(logits, labels, ignore_index)
             if self.auxiliary_head is not None and self.training:
@@ -544,18 +564,23 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
                 loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
-    def _check_labels(self, labels: torch.Tensor, batch_size: int):
+    def _checked_labels(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Return the labels as int64."""
         if labels.ndim != 3 or labels.shape[0] != batch_size:
             raise ValueError(f"labels must have the shape ({batch_size}, height, width), got {tuple(labels.shape)}")
+        if labels.is_floating_point() or labels.is_complex():
+            raise ValueError(f"labels must be integers, one class id per pixel, got {labels.dtype}")
+        labels = labels.long()
         # On an accelerator the look at the values would hold up the queue; there torch's own assertion guards them.
         if labels.device.type != "cpu" or torch.compiler.is_compiling():
-            return
+            return labels
         valid = labels[labels != self.config.semantic_loss_ignore_index]
         if valid.numel() > 0 and not 0 <= valid.min() <= valid.max() < self.config.num_labels:
             raise ValueError(
                 f"labels must lie in 0..{self.config.num_labels - 1} or be {self.config.semantic_loss_ignore_index}, "
                 f"got ids from {valid.min()} to {valid.max()}. Does the dataset need do_reduce_labels?"
             )
+        return labels
 
 
 __all__ = ["VanBackbone", "VanForImageClassification", "VanForSemanticSegmentation", "VanModel", "VanPreTrainedModel"]

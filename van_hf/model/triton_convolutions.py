@@ -12,8 +12,9 @@ than the one pass over memory it saves is worth.
 """
 
 import torch
+from torch.nn import functional as F
 
-from .operator_namespace import operator_namespace
+from .custom_operators import is_transformed, operator_namespace
 
 try:
     import triton
@@ -269,8 +270,9 @@ def triton_depthwise_conv2d(
     `torch.nn.functional.conv2d` with `groups=channels` and the padding that keeps the size.
 
     Sums are float32 (float64 for float64 input). Under autocast the input is cast as convolutions' are; the weights,
-    which are multiplied as float32 anyway, are not. It is differentiable any number of times, and gives the same bits
-    every time.
+    which are multiplied as float32 anyway, are not. It can be differentiated any number of times in the reverse mode,
+    and gives the same bits every time. Where `torch.func` or the forward mode is at work, torch's own convolution
+    runs.
 
     Args:
         hidden_states: (batch, channels, height, width), float16, bfloat16, float32 or float64. Other layouts than
@@ -287,11 +289,14 @@ def triton_depthwise_conv2d(
     channels, kernel_size = hidden_states.shape[1], weight.shape[-1]
     if hidden_states.ndim != 4 or weight.shape != (channels, 1, kernel_size, kernel_size) or kernel_size % 2 == 0:
         raise ValueError(
-            f"hidden_states of shape {tuple(hidden_states.shape)} and weight of shape {tuple(weight.shape)}: needed "
-            "are (batch, channels, height, width) and (channels, 1, kernel_size, kernel_size) with an odd kernel_size."
+            "hidden_states must be (batch, channels, height, width), and weight (channels, 1, kernel_size, kernel_size)"
+            f" with an odd kernel_size; got {tuple(hidden_states.shape)} and {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != (channels,):
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; needed is ({channels},), one for each channel.")
+        raise ValueError(f"bias must hold one number for each of the {channels} channels, got {tuple(bias.shape)}")
     if torch.is_autocast_enabled(hidden_states.device.type):
         hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
+    if is_transformed(hidden_states, weight, bias):
+        padding = dilation * (kernel_size // 2)
+        return F.conv2d(hidden_states, weight, bias, padding=padding, dilation=dilation, groups=channels)
     return _depthwise_conv2d(hidden_states, weight, bias, dilation)

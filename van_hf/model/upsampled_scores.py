@@ -6,17 +6,19 @@ The scores at full size, (batch, num_labels, height, width), would be the larges
 630 MB for 4 pictures of 512 x 512 and 150 classes. They are worked out in blocks of rows that stay in the cache.
 """
 
+from collections.abc import Iterator
+
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .custom_operators import is_transformed, operator_namespace
 from .interpolation import bilinear_taps, half_pixel_positions, resize_to
-from .operator_namespace import operator_namespace
 
 # Scores that a block of rows holds: 2 MB fit the cache of a CPU, a GPU wants few and large kernels.
 CPU_BLOCK_SCORES = 2**19
 ACCELERATOR_BLOCK_SCORES = 2**25
 MIN_BLOCK_ROWS = 8
+MIN_BLOCK_COLUMNS = 1024
 
 NAMESPACE = operator_namespace(__name__, "upsampled_cross_entropy")
 
@@ -29,9 +31,10 @@ def upsampled_cross_entropy_reference(logits: torch.Tensor, labels: torch.Tensor
 
 
 def upsampled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """Mean cross entropy, over the valid pixels, of logits interpolated bilinearly to the labels' size.
+    """Return the mean cross entropy, over the valid pixels, of logits interpolated bilinearly to the labels' size.
 
-    The gradient is worked out together with the loss. It can be taken once: a second derivative is an error.
+    The gradient is worked out together with the loss. Higher derivatives, forward-mode ones and transforms of
+    `torch.func` go through the plain definition.
 
     Args:
         logits: floating point, (batch, num_labels, rows, columns), of any size.
@@ -50,6 +53,8 @@ def upsampled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_i
             "logits must be (batch, num_labels, rows, columns) and labels (batch, height, width), "
             f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
+    if is_transformed(logits, labels):
+        return upsampled_cross_entropy_reference(logits, labels, ignore_index)
     needs_gradient = logits.requires_grad and torch.is_grad_enabled()
     return _cross_entropy_and_gradient(logits, labels, ignore_index, needs_gradient)[0]
 
@@ -79,7 +84,7 @@ def _add_picture(
     """The sum of one picture's cross entropy; adds its gradient to `gradient`, (rows, columns, num_labels)."""
     rows, columns, num_labels = logits.shape
     height, width = labels.shape
-    upper, lower, lower_weight = _row_taps(rows, height, logits)
+    upper, lower, lower_weight = _taps(rows, height, logits)
     total = logits.new_zeros(())
     step = _block_rows(num_labels * width, logits.device)
     for start in range(0, height, step):
@@ -117,19 +122,22 @@ def _(logits, labels, ignore_index, needs_gradient):
 def _keep_gradient(ctx, inputs, output):
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1])
-    ctx.dtype = inputs[0].dtype
+    logits, labels, ctx.ignore_index, _ = inputs
+    ctx.save_for_backward(logits, labels, output[1])
 
 
-@once_differentiable
-def _scale_gradient(ctx, loss_gradient, _):
+def _backward(ctx, loss_gradient, _):
     if loss_gradient is None:
         return None, None, None, None
-    (gradient,) = ctx.saved_tensors
-    return (gradient * loss_gradient).to(ctx.dtype), None, None, None
+    logits, labels, gradient = ctx.saved_tensors
+    if torch.is_grad_enabled():  # as with create_graph=True: the gradient will be differentiated in its turn
+        loss = upsampled_cross_entropy_reference(logits, labels, ctx.ignore_index)
+        (gradient,) = torch.autograd.grad(loss, logits, loss_gradient, create_graph=True)
+        return gradient, None, None, None
+    return (gradient * loss_gradient).to(logits.dtype), None, None, None
 
 
-_cross_entropy_and_gradient.register_autograd(_scale_gradient, setup_context=_keep_gradient)
+_cross_entropy_and_gradient.register_autograd(_backward, setup_context=_keep_gradient)
 
 
 def upsampled_argmax_reference(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -138,7 +146,10 @@ def upsampled_argmax_reference(logits: torch.Tensor, size: tuple[int, int]) -> t
 
 
 def upsampled_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The class of the largest of each pixel's scores, which are logits interpolated bilinearly to `size`.
+    """Return the class of the largest of each pixel's scores, which are logits interpolated bilinearly to `size`.
+
+    Logits that are not finite count as in `torch.nn.functional.interpolate`: NaN is the largest, and where a weight is
+    0, as on the border, it makes NaN of an infinity. To keep a class out, give it a large negative number instead.
 
     Args:
         logits: floating point, (batch, num_labels, rows, columns), of any size.
@@ -152,7 +163,7 @@ def upsampled_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
     """
     if logits.ndim != 4:
         raise ValueError(f"logits must be (batch, num_labels, rows, columns), got {tuple(logits.shape)}")
-    return _argmax(logits, *size)
+    return upsampled_argmax_reference(logits, size) if is_transformed(logits) else _argmax(logits, *size)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::upsampled_argmax", mutates_args=())
@@ -163,7 +174,7 @@ def _argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
     ids = logits.new_empty((len(logits), height, width), dtype=torch.int64)
     for picture, picture_ids in zip(logits, ids, strict=True):
         picture = picture.to(_score_dtype(logits))
-        upper, lower, lower_weight = _row_taps(rows, height, picture)
+        upper, lower, lower_weight = _taps(rows, height, picture)
         step = _block_rows(num_labels * width, logits.device)
         for start in range(0, height, step):
             block = slice(start, start + step)
@@ -171,13 +182,28 @@ def _argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
             source = picture[:, first : last + 1]
             classes = _possible_winners(source)
             source = source.index_select(0, classes)
-            wide = F.interpolate(source[None], size=(last + 1 - first, width), mode="bilinear", align_corners=False)[0]
-            # The order of these operations is F.interpolate's on the CPU: the same numbers come out, to the last bit.
             weight = lower_weight[block, None]
-            scores = wide.index_select(1, lower[block] - first).mul_(weight)
-            scores.addcmul_(wide.index_select(1, upper[block] - first), 1 - weight)
-            picture_ids[block] = classes[scores.max(dim=0).indices]
+            for across, wide in _widened(source, width):
+                # The order of operations is F.interpolate's on the CPU: the same numbers come out, to the last bit.
+                scores = wide.index_select(1, lower[block] - first).mul_(weight)
+                scores.addcmul_(wide.index_select(1, upper[block] - first), 1 - weight)
+                picture_ids[block, across] = classes[scores.max(dim=0).indices]
     return ids
+
+
+def _widened(logits: torch.Tensor, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Interpolate rows of `logits`, (num_labels, rows, columns), to `width`: all columns at once or, in rows so long
+    that a few of them are a whole block, parts of the columns, each with its place."""
+    step = max(_block_scores(logits.device) // (len(logits) * MIN_BLOCK_ROWS), MIN_BLOCK_COLUMNS)
+    if step >= width:
+        # In one dimension: in two, rows would meet their neighbours with weight 0, which is NaN if those are infinite.
+        yield slice(0, width), F.interpolate(logits, size=width, mode="linear", align_corners=False)
+        return
+    for start in range(0, width, step):
+        across = slice(start, min(start + step, width))
+        left, right, right_weight = _taps(logits.shape[2], width, logits, across)
+        wide = logits.index_select(2, right).mul_(right_weight)
+        yield across, wide.addcmul_(logits.index_select(2, left), 1 - right_weight)
 
 
 def _possible_winners(logits: torch.Tensor) -> torch.Tensor:
@@ -209,14 +235,21 @@ def _empty_gradient(logits: torch.Tensor, needs_gradient: bool) -> torch.Tensor:
     return torch.empty_like(logits, dtype=dtype) if needs_gradient else logits.new_empty(0, dtype=dtype)
 
 
+def _block_scores(device: torch.device) -> int:
+    return CPU_BLOCK_SCORES if device.type == "cpu" else ACCELERATOR_BLOCK_SCORES
+
+
 def _block_rows(row_scores: int, device: torch.device) -> int:
-    block_scores = CPU_BLOCK_SCORES if device.type == "cpu" else ACCELERATOR_BLOCK_SCORES
-    return max(block_scores // row_scores, MIN_BLOCK_ROWS)
+    return max(_block_scores(device) // row_scores, MIN_BLOCK_ROWS)
 
 
-def _row_taps(rows: int, height: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each of `height` interpolated rows the two rows that it lies between, and the lower one's weight."""
+def _taps(
+    length: int, new_length: int, like: torch.Tensor, part: slice = slice(0, None)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each of `new_length` interpolated rows the two rows that it lies between, and the latter one's weight."""
     # In the scores' dtype, as torch does it: weights rounded otherwise would differ in the 5th digit.
-    positions = half_pixel_positions(rows, height, dtype=like.dtype)
-    upper, lower, lower_weight = bilinear_taps(positions, rows)
-    return upper.to(like.device), lower.to(like.device), lower_weight.to(like.device)
+    positions = half_pixel_positions(length, new_length, part.start, part.stop, dtype=like.dtype)
+    before, after, after_weight = bilinear_taps(positions, length)
+    if length == new_length:
+        after = before  # also torch's way, which matters to numbers that are not finite
+    return before.to(like.device), after.to(like.device), after_weight.to(like.device)

@@ -9,8 +9,9 @@ multiplications for each pair of channels in place of 144.
 import math
 
 import torch
+from torch.nn import functional as F
 
-from .operator_namespace import operator_namespace
+from .custom_operators import is_transformed, operator_namespace
 
 NAMESPACE = operator_namespace(__name__, "winograd_conv2d")
 
@@ -39,11 +40,15 @@ _OUTPUT_TRANSFORM = (
 )
 # Tiles that are worked on at once: of 512 channels they take 9 MB, which stay in the cache.
 _TILES_AT_ONCE = 128
+# F(4x4, 3x3): a tile of 6x6 pixels, seen through a kernel of 3x3, gives 4x4 outputs.
+_TILE, _KERNEL, _OUTPUT = 6, 3, 4
 
 
-@torch.library.custom_op(f"{NAMESPACE}::winograd_conv2d", mutates_args=())
 def winograd_conv2d(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A 3x3 convolution that keeps the size.
+    """Return a 3x3 convolution that keeps the size.
+
+    It has derivatives of every order in the reverse mode; where `torch.func` or the forward mode is at work, torch's
+    own convolution runs.
 
     Args:
         features: (batch, in_channels, height, width), float32 or float64.
@@ -54,37 +59,49 @@ def winograd_conv2d(features: torch.Tensor, weight: torch.Tensor, bias: torch.Te
         (batch, out_channels, height, width), contiguous. In float32 it differs from the exact sum by up to 3e-5 of
         the outputs' standard deviation.
     """
+    if is_transformed(features, weight, bias):
+        return F.conv2d(features, weight, bias, padding=1)
+    return _winograd_conv2d(features, weight, bias)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::winograd_conv2d", mutates_args=())
+def _winograd_conv2d(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     tile_transform, weight_transform, output_transform = (
         torch.kron(side, side)
         for side in map(features.new_tensor, (_TILE_TRANSFORM, _WEIGHT_TRANSFORM, _OUTPUT_TRANSFORM))
     )
     out_channels, channels = weight.shape[:2]
     batch, _, height, width = features.shape
-    rows, columns = -(-height // 4), -(-width // 4)
-    weights = (weight_transform @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, out_channels, channels)
-    outputs = features.new_empty(batch, out_channels, 4 * rows, 4 * columns)
-    output_tiles = outputs.view(batch, out_channels, rows, 4, columns, 4)
+    rows, columns = -(-height // _OUTPUT), -(-width // _OUTPUT)  # of tiles
+    weights = weight_transform @ weight.permute(2, 3, 0, 1).reshape(_KERNEL**2, -1)
+    weights = weights.view(_TILE**2, out_channels, channels)
+    outputs = features.new_empty(batch, out_channels, _OUTPUT * rows, _OUTPUT * columns)
+    output_tiles = outputs.view(batch, out_channels, rows, _OUTPUT, columns, _OUTPUT)
 
     images_at_once = max(1, min(batch, _TILES_AT_ONCE // (rows * columns)))
     rows_at_once = max(1, min(rows, _TILES_AT_ONCE // columns))
     # Two buffers take turns: new memory would cost as much as the arithmetic.
-    size = 36 * max(channels, out_channels) * images_at_once * rows_at_once * columns
+    size = _TILE**2 * max(channels, out_channels) * images_at_once * rows_at_once * columns
     buffers = features.new_empty(size), features.new_empty(size)
-    padded = features.new_zeros(images_at_once, channels, 4 * rows_at_once + 2, 4 * columns + 2)
+    border = _KERNEL - 1  # the tiles' overlap, and the padding of both sides
+    padded = features.new_zeros(images_at_once, channels, _OUTPUT * rows_at_once + border, _OUTPUT * columns + border)
     for image in range(0, batch, images_at_once):
         images = slice(image, min(image + images_at_once, batch))
         for row in range(0, rows, rows_at_once):
             num_rows = min(rows_at_once, rows - row)
-            window = padded[: images.stop - image, :, : 4 * num_rows + 2]
-            _fill_window(window, features[images], top=4 * row - 1)
-            tiles = window.unfold(2, 6, 4).unfold(3, 6, 4).permute(4, 5, 1, 0, 2, 3)
-            shape = tiles.shape[3:]  # images, rows and columns of tiles
-            values = _part(buffers[0], *tiles.shape).copy_(tiles).view(36, -1)
-            values = torch.mm(tile_transform, values, out=_part(buffers[1], *values.shape)).view(36, channels, -1)
-            products = _part(buffers[0], 36, out_channels, values.shape[-1])
-            products = torch.bmm(weights, values, out=products).view(36, -1)
-            result = torch.mm(output_transform, products, out=_part(buffers[1], 16, products.shape[-1]))
-            result = result.view(4, 4, out_channels, *shape)
+            window = padded[: images.stop - image, :, : _OUTPUT * num_rows + border]
+            _fill_window(window, features[images], top=_OUTPUT * row - 1)
+            # (6, 6, channels, images, rows, columns)
+            tiles = window.unfold(2, _TILE, _OUTPUT).unfold(3, _TILE, _OUTPUT).permute(4, 5, 1, 0, 2, 3)
+            values = _part(buffers[0], *tiles.shape).copy_(tiles).view(_TILE**2, -1)
+            values = torch.mm(tile_transform, values, out=_part(buffers[1], *values.shape))
+            values = values.view(_TILE**2, channels, -1)  # of all tiles
+            products = _part(buffers[0], _TILE**2, out_channels, values.shape[-1])
+            products = torch.bmm(weights, values, out=products).view(_TILE**2, -1)
+            result = _part(buffers[1], _OUTPUT**2, products.shape[-1])
+            result = torch.mm(output_transform, products, out=result)
+            # (4, 4, out_channels, images, rows, columns)
+            result = result.view(_OUTPUT, _OUTPUT, out_channels, *tiles.shape[3:])
             if bias is not None:
                 result += bias[:, None, None, None]
             output_tiles[images, :, row : row + num_rows] = result.permute(3, 2, 4, 0, 5, 1)
@@ -105,7 +122,7 @@ def _fill_window(window: torch.Tensor, features: torch.Tensor, top: int):
     window[:, :, first - top : last - top, 1 : width + 1] = features[:, :, first:last]
 
 
-@winograd_conv2d.register_fake
+@_winograd_conv2d.register_fake
 def _(features, weight, bias):
     return features.new_empty(features.shape[0], weight.shape[0], *features.shape[2:])
 
@@ -120,10 +137,10 @@ def _backward(ctx, gradient):
     needs_features, needs_weight, needs_bias = ctx.needs_input_grad
     for_features = for_weight = None
     if needs_features:
-        for_features = winograd_conv2d(gradient, weight.transpose(0, 1).flip(2, 3), None)
+        for_features = _winograd_conv2d(gradient, weight.transpose(0, 1).flip(2, 3), None)
     if needs_weight:
         for_weight = torch.nn.grad.conv2d_weight(features, weight.shape, gradient, padding=1)
     return for_features, for_weight, gradient.sum(dim=(0, 2, 3)) if needs_bias else None
 
 
-winograd_conv2d.register_autograd(_backward, setup_context=_save_for_backward)
+_winograd_conv2d.register_autograd(_backward, setup_context=_save_for_backward)

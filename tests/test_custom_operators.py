@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import torch
 
-from van_hf.model.operator_namespace import operator_namespace
+from van_hf.model.custom_operators import operator_namespace
 
 
 def test_every_load_has_a_namespace_of_its_own():
