@@ -1,7 +1,10 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import json
+
 import pytest
 import torch
+from transformers import AutoConfig
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
 
@@ -84,6 +87,76 @@ def test_sizes_do_not_share_their_lists():
 def test_wrong_values_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         VanConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id2label", ["wall", "sky"]),
+        ("id2label", 3),
+        ("id2label", {"wall": "0"}),
+        ("id2label", {"0": "wall", "2": "sky"}),
+        ("id2label", {"0": None, "1": "sky"}),
+        ("label2id", ["wall"]),
+        ("num_labels", "x"),
+        ("num_labels", None),
+        ("dtype", 3),
+        ("dtype", "foat32"),
+        ("dtype", [1]),
+        ("torch_dtype", "foat32"),
+        ("architectures", "VanModel"),
+        ("depths", [1, 2]),
+        ("depths", []),
+        ("depths", 3),
+        ("depths", [1.5, 1, 1, 1]),
+        ("hidden_sizes", None),
+        ("strides", [4]),
+        ("palette", 3),
+        ("palette", [[0, 0, "a"]] * 2),
+        ("decode_head", None),
+        ("hidden_act", "banana"),
+        ("out_features", ["stage9"]),
+        ("out_indices", ["a"]),
+        ("image_size", [1, 2, 3]),
+        ("drop_path_rate", "a"),
+        ("layer_norm_eps", float("nan")),
+        ("auxiliary_loss_weight", float("nan")),
+        ("use_auxiliary_head", "yes"),
+        ("semantic_loss_ignore_index", None),
+    ],
+)
+def test_damaged_files_are_refused_by_the_field(tmp_path, field, value):
+    content = {"model_type": "van", "id2label": {"0": "wall", "1": "sky"}, field: value}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    for config_class in (VanConfig, AutoConfig):
+        with pytest.raises(ValueError, match=field):
+            config_class.from_pretrained(tmp_path)
+
+
+# Two labels of the default names are not in the file.
+@pytest.mark.parametrize("names", [{0: "wall", 1: "sky", 2: "tree"}, {0: "LABEL_0", 1: "LABEL_1"}])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"num_labels": 5},
+        {"id2label": dict(enumerate("abcde")), "label2id": {name: idx for idx, name in enumerate("abcde")}},
+        {"num_labels": 5, "id2label": dict(enumerate("abcde"))},
+    ],
+)
+def test_a_palette_that_no_longer_fits_is_dropped(tmp_path, names, labels):
+    palette = [[idx, 0, 0] for idx in names]
+    VanConfig(id2label=names, palette=palette).save_pretrained(tmp_path)
+    for config_class in (VanConfig, AutoConfig):
+        config = config_class.from_pretrained(tmp_path, **labels)
+        assert config.num_labels == 5 and config.palette is None
+        assert list(config.id2label.values()) == list(labels.get("id2label", config.id2label).values())
+    kept = VanConfig.from_pretrained(tmp_path, id2label=dict(enumerate("abc"[: len(names)])))
+    assert kept.palette == palette
+    changed = VanConfig.from_pretrained(tmp_path)
+    changed.num_labels = 5
+    assert changed.palette is None
+    colours = [[0, 0, idx] for idx in range(5)]
+    assert VanConfig.from_pretrained(tmp_path, palette=colours, **labels).palette == colours
 
 
 def test_wrong_types_are_refused_by_name():

@@ -2,9 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """VAN model configuration."""
 
+import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # The published sizes. Stochastic depth is what each head's training configuration sets; B5 and B6 were never trained
 # with Semantic FPN, so they take UperNet's rate there.
@@ -84,7 +90,8 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
             Label id that the loss leaves out.
         palette (`list[list[int]]`, *optional*):
-            One `[red, green, blue]` in 0..255 for each label, for drawing.
+            One `[red, green, blue]` in 0..255 for each label, for drawing. It is dropped when the configuration is
+            given another number of labels.
         out_features (`list[str]`, *optional*):
             Stages that [`VanBackbone`] returns, of `"stage1"` to `"stage4"`. Defaults to the last.
         out_indices (`list[int]`, *optional*):
@@ -131,39 +138,103 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
+        self._validate_common_fields(kwargs)
+        self.validate_stages()
         self.stage_names = [f"stage{idx}" for idx in range(1, len(self.depths) + 1)]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
+        # That the parent sets labels where there are none yet is no change of them.
+        palette, self.palette = self.palette, None
         super().__post_init__(**kwargs)
+        self.palette = palette
         # `strict` runs this too, but wraps what it raises in an exception that is no ValueError.
         self.validate_architecture()
 
-    def validate_architecture(self):
-        """Raises a `ValueError` that names the first field found at fault. Part of `strict`'s validation."""
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        # A new set of labels, as for fine-tuning.
+        if name == "id2label" and value and self.palette is not None and len(self.palette) != len(value):
+            logger.warning(
+                "The palette of %d colours is dropped: there are %d labels now.", len(self.palette), len(value)
+            )
+            self.palette = None
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """[`~transformers.PreTrainedConfig.from_dict`]; a field of a wrong type is a `ValueError` that names it."""
+        # Set afterwards, as any other field is: the parent puts it beside the file's own labels.
+        num_labels = kwargs.pop("num_labels", None)
+        try:
+            loaded = super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        if num_labels is not None:
+            config = loaded[0] if isinstance(loaded, tuple) else loaded
+            config.num_labels = num_labels
+        return loaded
+
+    def _validate_common_fields(self, kwargs: dict):
+        """Raise a `ValueError` for fields of transformers' own that it stumbles over without naming them."""
+        self._validate_labels()
+        num_labels = kwargs.get("num_labels", 2)
+        if not isinstance(num_labels, int) or num_labels < 1:
+            raise ValueError(f"num_labels must be a positive integer, got {num_labels!r}")
+        for name, dtype in {"dtype": self.dtype, "torch_dtype": kwargs.get("torch_dtype")}.items():
+            known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+            if dtype is not None and not isinstance(known, torch.dtype):
+                raise ValueError(f"{name} must name one of torch's dtypes, such as 'float32', got {dtype!r}")
+        architectures = self.architectures or []
+        if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+            raise ValueError(f"architectures must be a list of names of classes, got {self.architectures!r}")
+
+    def _validate_labels(self):
+        for name in ("id2label", "label2id"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, dict):
+                raise ValueError(f"{name} must be a dict, got {value!r}")
+        if self.id2label is None:
+            return
+        # The keys are strings in JSON, and may be in any order.
+        are_names = all(isinstance(label, str) for label in self.id2label.values())
+        if not are_names or {str(key) for key in self.id2label} != set(map(str, range(len(self.id2label)))):
+            raise ValueError(f"id2label must map 0, 1, 2 and so on to names, got {self.id2label!r}")
+
+    def validate_stages(self):
+        """Raise a `ValueError` that names the first field at fault of those with an entry for each stage."""
         num_stages = len(self.hidden_sizes)
         if num_stages < 2:
             raise ValueError(f"hidden_sizes must hold two stages or more, got {self.hidden_sizes}")
-        for name in ("patch_sizes", "strides", "hidden_sizes", "depths", "mlp_ratios", "pool_scales"):
+        for name in ("patch_sizes", "strides", "hidden_sizes", "depths", "mlp_ratios"):
             values = getattr(self, name)
             if any(value < 1 for value in values):
                 raise ValueError(f"{name} must hold positive integers, got {values}")
-            if name != "pool_scales" and len(values) != num_stages:
+            if len(values) != num_stages:
                 raise ValueError(f"{name} must have one entry for each of the {num_stages} hidden_sizes, got {values}")
-        if not self.pool_scales:
-            raise ValueError("pool_scales must hold at least one side, got an empty list")
+
+    def validate_architecture(self):
+        """Raise a `ValueError` that names the first field found at fault. Part of `strict`'s validation."""
+        self.validate_stages()
+        self._validate_labels()
+        if not self.pool_scales or any(scale < 1 for scale in self.pool_scales):
+            raise ValueError(f"pool_scales must hold positive integers, one or more, got {self.pool_scales}")
         for name in ("num_channels", "fpn_hidden_size", "auxiliary_hidden_size", "decoder_hidden_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value}")
+        sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
+        if len(sides) not in (1, 2) or any(side < 1 for side in sides):
+            raise ValueError(f"image_size must be a side or (height, width) in pixels, got {self.image_size}")
         for name in ("drop_path_rate", "dropout_rate", "classifier_dropout_prob"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
-        if self.layer_norm_eps <= 0:
+        if not 0 < self.layer_norm_eps < float("inf"):
             raise ValueError(f"layer_norm_eps must be positive, got {self.layer_norm_eps}")
-        if self.auxiliary_loss_weight < 0:
+        if not 0 <= self.auxiliary_loss_weight < float("inf"):
             raise ValueError(f"auxiliary_loss_weight must not be negative, got {self.auxiliary_loss_weight}")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
         if self.decode_head not in DECODE_HEAD_NAMES:
             raise ValueError(f"decode_head must be one of {', '.join(DECODE_HEAD_NAMES)}, got {self.decode_head!r}")
         if self.palette is not None:
@@ -181,12 +252,12 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
     @classmethod
     def from_size(cls, size: str, decode_head: str = "upernet", **overrides) -> "VanConfig":
         """
-        The published architecture of a size, as its ADE20K segmentation model has it.
+        Return the published architecture of a size, as its ADE20K segmentation model has it.
 
         Args:
             size (`str`): `"b0"` to `"b6"`.
             decode_head (`str`, *optional*, defaults to `"upernet"`): `"upernet"` or `"semantic_fpn"`.
-            overrides: fields that shall differ; `num_labels` (or `id2label`) is 150 unless given.
+            overrides: fields with other values; `num_labels` (or `id2label`) is 150 unless given.
 
         Raises:
             ValueError: the size or the decode head is unknown, or an override is refused.

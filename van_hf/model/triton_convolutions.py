@@ -289,8 +289,8 @@ def triton_depthwise_conv2d(
     channels, kernel_size = hidden_states.shape[1], weight.shape[-1]
     if hidden_states.ndim != 4 or weight.shape != (channels, 1, kernel_size, kernel_size) or kernel_size % 2 == 0:
         raise ValueError(
-            "hidden_states must be (batch, channels, height, width), and weight (channels, 1, kernel_size, kernel_size)"
-            f" with an odd kernel_size; got {tuple(hidden_states.shape)} and {tuple(weight.shape)}"
+            "expected hidden_states (batch, channels, height, width), weight (channels, 1, kernel_size, kernel_size) "
+            f"and an odd kernel_size, got {tuple(hidden_states.shape)} and {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"bias must hold one number for each of the {channels} channels, got {tuple(bias.shape)}")
