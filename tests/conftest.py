@@ -22,6 +22,8 @@ import torch
 
 from van_hf import VanConfig
 
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ROOT / "tests" / "programs"
 TINY_BACKBONE = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 1]}
 TINY_HEADS = {
     "upernet": {"decode_head": "upernet", "decoder_hidden_size": 24, "auxiliary_hidden_size": 12},
@@ -118,16 +120,21 @@ def boxes(tmp_path_factory) -> Path:
     return folder
 
 
+def child_environment(**variables: str) -> dict[str, str]:
+    """The environment of a process that imports the van_hf that is tested."""
+    paths = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": paths, **variables}
+
+
 def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path) -> subprocess.Popen:
     """Starts a script as `accelerate launch` does, on the CPU, in a process group of its own."""
     # With --cpu accelerate's launcher starts several processes through MPI only; its other launcher is torchrun.
     kind = ["--cpu"] if num_processes == 1 else ["--multi_gpu", "--main_process_port", "0"]
     options = [*kind, "--num_processes", str(num_processes), "--num_cpu_threads_per_process", "1"]
-    paths = os.pathsep.join(filter(None, (str(script.parents[1]), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.launch", *options, str(script), *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"},
+        env=child_environment(HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY_HEADS, random_pixel_values, tiny_config
+from conftest import PROGRAMS, TINY_HEADS, child_environment, random_pixel_values, tiny_config
 from huggingface_hub import HfApi
 from transformers import (
     AutoBackbone,
@@ -93,6 +93,32 @@ def remote_code_outputs(tmp_path_factory):
     return {name: (model, torch.load(folder / f"{name}.pt")) for name, model in models.items()}
 
 
+@pytest.fixture(scope="session")
+def pickled_outputs(tmp_path_factory):
+    """For each suite the outputs of a model that was pickled after use, in a new process; one process for all."""
+    folder = tmp_path_factory.mktemp("pickled")
+    torch.save(random_pixel_values(), folder / "pixel_values.pt")
+    expected = {}
+    for suite in (TestVanModel, TestVanBackbone, TestVanForImageClassification, TestUperNet, TestSemanticFpn):
+        model = build(suite.model_class, suite.config())
+        with torch.no_grad():
+            expected[suite.__name__] = dict(model(random_pixel_values(), output_hidden_states=True))
+        torch.save(model, folder / f"{suite.__name__}.model")
+    subprocess.run([sys.executable, PROGRAMS / "run_pickled_models.py", folder], check=True, env=child_environment())
+    return {name: (outputs, torch.load(folder / f"{name}.outputs")) for name, outputs in expected.items()}
+
+
+class OnlyFirstOutput(torch.nn.Module):
+    """What exporting wants: one tensor in, one out."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values):
+        return first_output(self.model(pixel_values))
+
+
 class ModelSuite:
     """What every model does."""
 
@@ -147,6 +173,37 @@ class ModelSuite:
         assert type(loaded) is self.model_class
         assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
         torch.testing.assert_close(first_output(loaded(pixel_values)), first_output(model(pixel_values)))
+
+    def test_pickled_after_use(self, pickled_outputs):
+        outputs, in_new_process = pickled_outputs[self.__class__.__name__]
+        torch.testing.assert_close(in_new_process, outputs, rtol=0, atol=0)
+
+    def test_compiled_as_one_graph_without_an_eager_call(self, pixel_values):
+        model = build(self.model_class, self.config())
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        with torch.no_grad():
+            output = first_output(compiled(pixel_values))
+            torch.testing.assert_close(output, first_output(model(pixel_values)), rtol=1e-4, atol=1e-4)
+
+    def check_export(self, model, pixel_values):
+        """Exported with names for what is free, which torch must prove to hold for all sizes, it gives the same."""
+        model = OnlyFirstOutput(model)
+        free = {name: torch.export.Dim(name, min=33, max=4096) for name in ("height", "width")}
+        shapes = {"pixel_values": {0: torch.export.Dim("batch"), 2: free["height"], 3: free["width"]}}
+        exported = torch.export.export(model, (pixel_values,), dynamic_shapes=shapes, strict=False)
+        names = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+        assert not [name for name in names if "van_hf" in name]
+        for size in [(2, 3, 64, 96), (1, 3, 64, 96), (3, 3, 97, 33)]:
+            pictures = torch.randn(size)
+            torch.testing.assert_close(exported.module()(pictures), model(pictures), rtol=1e-4, atol=1e-4)
+
+    def test_exported_for_any_batch_and_size(self, model, pixel_values):
+        self.check_export(model, pixel_values)
+
+    def test_plain_tuples_by_the_configuration(self, pixel_values):
+        model = build(self.model_class, self.config(return_dict=False))
+        outputs = model(pixel_values, output_hidden_states=True)
+        assert isinstance(outputs, tuple) and len(outputs[-1]) == 4
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_weights(self, model, pixel_values, tmp_path, dtype):
@@ -323,19 +380,54 @@ class SegmentationSuite(ModelSuite):
             gradients[forms] = {name: parameter.grad for name, parameter in model.named_parameters()}
         torch.testing.assert_close(gradients["fast"], gradients["plain"], rtol=1e-9, atol=1e-12)
 
-    def test_exported_for_any_size(self, model, pixel_values):
-        class Logits(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.model = model
+    def test_exported_when_fused(self, pixel_values):
+        self.check_export(build(self.model_class, self.config()).fuse(), pixel_values)
 
-            def forward(self, pixel_values):
-                return self.model(pixel_values).logits
+    def test_labels_of_any_integer_dtype(self, model, pixel_values, labels):
+        expected = model(pixel_values, labels=labels).loss
+        for dtype in (torch.uint8, torch.int16, torch.int32):
+            assert model(pixel_values, labels=labels.to(dtype)).loss == expected
+        with pytest.raises(ValueError, match="labels must be integers.*float32"):
+            model(pixel_values, labels=labels.float())
 
-        exported = torch.export.export(Logits(), (pixel_values,), strict=False)
-        names = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
-        assert not [name for name in names if "van_hf" in name]
-        torch.testing.assert_close(exported.module()(pixel_values), model(pixel_values).logits, rtol=1e-5, atol=1e-5)
+    def test_a_palette_does_not_hinder_new_labels(self, pixel_values, tmp_path):
+        build(self.model_class, self.config(palette=[[0, 0, idx] for idx in range(7)])).save_pretrained(tmp_path)
+        names = dict(enumerate("abcde"))
+        for labels in ({"num_labels": 5}, {"id2label": names, "label2id": {name: idx for idx, name in names.items()}}):
+            for auto_class in (self.model_class, self.auto_class):
+                model = auto_class.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **labels)
+                assert model.config.palette is None
+                assert model(pixel_values).logits.shape[1] == 5
+
+    def test_adapters(self, model, pixel_values, labels, tmp_path):
+        peft = pytest.importorskip("peft")
+        convolutions = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Conv2d) and module.groups == 1
+        ]
+        config = peft.LoraConfig(r=2, target_modules=convolutions, init_lora_weights=False)
+        adapted = peft.get_peft_model(build(self.model_class, self.config()), config)
+        adapted.train()(pixel_values=pixel_values, labels=labels).loss.backward()
+        assert all(parameter.grad is not None for parameter in adapted.parameters() if parameter.requires_grad)
+        adapted.eval()
+        logits = adapted(pixel_values).logits
+        assert not torch.allclose(logits, model(pixel_values).logits, atol=1e-2)
+        with pytest.raises(ValueError, match="merge_and_unload"):
+            adapted.base_model.model.fuse()
+        adapted.save_pretrained(tmp_path)
+        loaded = peft.PeftModel.from_pretrained(build(self.model_class, self.config()), tmp_path)
+        loaded.load_state_dict(adapted.state_dict())  # BatchNorm's statistics moved, and are no part of an adapter
+        torch.testing.assert_close(loaded.eval()(pixel_values).logits, logits)
+        merged = loaded.merge_and_unload()
+        torch.testing.assert_close(merged(pixel_values).logits, logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(merged.fuse()(pixel_values).logits, logits, rtol=1e-3, atol=1e-3)
+
+    def test_parametrized_weights_are_not_folded(self):
+        model = build(self.model_class, self.config())
+        torch.nn.utils.parametrizations.weight_norm(model.van.encoder.stages[0].embeddings.convolution)
+        with pytest.raises(ValueError, match="embeddings.convolution.*remove parametrizations"):
+            model.fuse()
 
 
 class TestVanModel(ModelSuite):
@@ -390,6 +482,18 @@ class TestVanBackbone(ModelSuite):
         model(pixel_values, labels=labels).loss.backward()
         assert all(p.grad is not None for p in model.parameters())
         self.check_saved(model, UperNetForSemanticSegmentation, "logits", pixel_values, tmp_path)
+
+    def test_fused_inside_stock_upernet_cannot_be_saved(self, pixel_values, tmp_path):
+        model = UperNetForSemanticSegmentation(
+            UperNetConfig(backbone_config=self.config(), hidden_size=16, use_auxiliary_head=False, num_labels=7)
+        ).eval()
+        expected = model(pixel_values).logits
+        model.backbone.fuse()
+        torch.testing.assert_close(model(pixel_values).logits, expected, rtol=1e-4, atol=1e-4)
+        with pytest.raises(ValueError, match="fused model cannot be saved"):
+            model.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="fused model cannot be trained"):
+            model.train()
 
     def test_inside_stock_mask2former(self, pixel_values, tmp_path):
         config = Mask2FormerConfig(

@@ -182,9 +182,10 @@ def conv2d_over_upsampled(
     for features, taps in at_own_size:
         rows, columns = features.shape[-2:]
         taps = taps.permute(0, 3, 2, 1).reshape(out_channels * 9, -1)  # (out_channels, columns' taps, rows' taps)
-        mixed = (taps @ features.flatten(2)).view(batch * out_channels * 3, 3 * rows, columns)
+        mixed = (taps @ features.flatten(2)).unflatten(2, (rows, columns)).unflatten(1, (out_channels * 3, 3))
+        mixed = _merged(mixed, 2).flatten(0, 1)  # (batch * out_channels * 3, 3 * rows, columns)
         tall = mixed.transpose(1, 2) @ _shifted_interpolation(rows, size[0], mixed)
-        tall = tall.view(batch * out_channels, 3 * columns, size[0])
+        tall = _merged(tall.unflatten(0, (batch * out_channels, 3)), 1)  # (batch * out_channels, 3 * columns, size[0])
         across = _shifted_interpolation(columns, size[1], mixed).expand(tall.shape[0], -1, -1)
         if upsampled is None:
             upsampled = torch.bmm(tall.transpose(1, 2), across)
@@ -195,6 +196,12 @@ def conv2d_over_upsampled(
 
 def _is_small_map(features: torch.Tensor, taps: torch.Tensor, size: torch.Size) -> bool:
     return min(taps.shape[:2]) >= 64 and 2 * features.shape[-2:].numel() <= size.numel()
+
+
+def _merged(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Dimension `dim`, of the three taps, and the one after it as one."""
+    # For an exported program, flattening a free length is a condition that torch cannot prove for a range of them.
+    return torch.cat(tensor.unbind(dim), dim) if is_exporting() else tensor.flatten(dim, dim + 1)
 
 
 def _concatenated(tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -2,7 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Decode heads: feature maps of a pyramid in, class scores at the first map's size out.
 
-The heads know nothing of the backbone. Each takes the list of the backbone's maps, finest first, and the list of their
+The heads know nothing of the backbone. Their layers are made as torch's own are, for tools that make more of the same
+class (peft's adapters). Each head takes the list of the backbone's maps, finest first, and the list of their
 channels; of the configuration they read the fields of the heads alone. They are the heads that the authors' models use
 of mmsegmentation 0.26, with its parameter names but for `classifier`, there `conv_seg`.
 """
@@ -50,18 +51,11 @@ class ConvModule(nn.Module):
 
 
 class PyramidConv(Conv):
-    """Convolution with bias and nothing after it, of Semantic FPN's pyramid. A class of its own for its Xavier
-    initialization; the size stays."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    """A convolution of Semantic FPN's pyramid: a class of its own for its Xavier initialization."""
 
 
 class Classifier(nn.Conv2d):
-    """1x1 convolution to class scores. A class of its own for its small initial weights."""
-
-    def __init__(self, in_channels: int, num_labels: int):
-        super().__init__(in_channels, num_labels, kernel_size=1)
+    """A 1x1 convolution to class scores: a class of its own for its small initial weights."""
 
 
 class UperNetHead(nn.Module):
@@ -83,7 +77,7 @@ class UperNetHead(nn.Module):
         self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, kernel_size=3) for _ in in_channels[:-1])
         self.fpn_bottleneck = ConvModule(len(in_channels) * channels, channels, kernel_size=3)
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
-        self.classifier = Classifier(channels, config.num_labels)
+        self.classifier = Classifier(channels, config.num_labels, kernel_size=1)
 
     def pool_pyramid(self, features: torch.Tensor) -> torch.Tensor:
         """Return the last map with its surroundings at several scales, (batch, channels, height / 32, width / 32)."""
@@ -125,7 +119,7 @@ class SemanticFpnHead(nn.Module):
             PyramidConv(width, pyramid_channels, kernel_size=1) for width in in_channels
         )
         self.fpn_convs = nn.ModuleList(
-            PyramidConv(pyramid_channels, pyramid_channels, kernel_size=3) for _ in in_channels
+            PyramidConv(pyramid_channels, pyramid_channels, kernel_size=3, padding=1) for _ in in_channels
         )
         self.scale_heads = nn.ModuleList()
         for num_doublings in range(len(in_channels)):
@@ -136,7 +130,7 @@ class SemanticFpnHead(nn.Module):
                     layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.scale_heads.append(nn.Sequential(*layers))
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
-        self.classifier = Classifier(channels, config.num_labels)
+        self.classifier = Classifier(channels, config.num_labels, kernel_size=1)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """
@@ -168,7 +162,7 @@ class FcnHead(nn.Module):
         channels = config.auxiliary_hidden_size
         self.convs = nn.Sequential(ConvModule(in_channels[-2], channels, kernel_size=3))
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
-        self.classifier = Classifier(channels, config.num_labels)
+        self.classifier = Classifier(channels, config.num_labels, kernel_size=1)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """

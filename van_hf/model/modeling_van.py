@@ -74,24 +74,27 @@ class VanOverlappingPatchEmbedder(nn.Module):
 
 
 class VanDepthwiseConv(nn.Conv2d):
-    """A depthwise convolution of (batch, hidden_size, height, width), which stays."""
+    """A depthwise convolution of (batch, hidden_size, height, width), which keeps the size."""
 
-    def __init__(self, hidden_size: int, kernel_size: int, dilation: int = 1):
+    @classmethod
+    def of_size(cls, hidden_size: int, kernel_size: int, dilation: int = 1) -> "VanDepthwiseConv":
         padding = dilation * (kernel_size // 2)
-        super().__init__(hidden_size, hidden_size, kernel_size, padding=padding, dilation=dilation, groups=hidden_size)
+        return cls(hidden_size, hidden_size, kernel_size, padding=padding, dilation=dilation, groups=hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.groups < self.in_channels:  # an adapter's, which makes more of this class
+            return super().forward(hidden_states)
         return depthwise_conv2d(hidden_states, self.weight, self.bias, dilation=self.dilation[0])
 
 
 class VanMlpLayer(nn.Module):
-    """The feed-forward layers: 1x1, 3x3 depthwise and 1x1 convolution. (batch, hidden_size, height, width) stays."""
+    """The feed-forward layers: 1x1, 3x3 depthwise and 1x1 convolution of (batch, hidden_size, height, width)."""
 
     def __init__(self, config: VanConfig, hidden_size: int, mlp_ratio: int):
         super().__init__()
         inner_size = hidden_size * mlp_ratio
         self.in_dense = nn.Conv2d(hidden_size, inner_size, kernel_size=1)
-        self.depth_wise = VanDepthwiseConv(inner_size, kernel_size=3)
+        self.depth_wise = VanDepthwiseConv.of_size(inner_size, kernel_size=3)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.dropout_rate)
         self.out_dense = nn.Conv2d(inner_size, hidden_size, kernel_size=1)
@@ -106,8 +109,8 @@ class VanLargeKernelAttention(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.depth_wise = VanDepthwiseConv(hidden_size, kernel_size=5)
-        self.depth_wise_dilated = VanDepthwiseConv(hidden_size, kernel_size=7, dilation=3)
+        self.depth_wise = VanDepthwiseConv.of_size(hidden_size, kernel_size=5)
+        self.depth_wise_dilated = VanDepthwiseConv.of_size(hidden_size, kernel_size=7, dilation=3)
         self.point_wise = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
