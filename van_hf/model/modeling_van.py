@@ -506,6 +506,9 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
     VAN with the decode head that `config.decode_head` names: UperNet, with an auxiliary FCN head in training, or
     Semantic FPN.
 
+    `Trainer` trains it, but for `label_smoothing_factor`: its smoothing takes the classes to be the last dimension of
+    the logits, and labels to be of the logits' size. A smoothed loss goes into `Trainer(compute_loss_func=...)`.
+
     Args:
         config ([`VanConfig`]): the configuration; `num_labels` is the number of classes.
 
