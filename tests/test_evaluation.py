@@ -71,6 +71,12 @@ def test_an_error_names_the_example(dataset):
         evaluate(Accelerator(cpu=True), lambda image: image[0].long(), broken)
 
 
+def test_labels_of_one_name_keep_figures_of_their_own(dataset):
+    twins = SegmentationDataset("halves", dataset.splits, {0: "crane", 1: "crane", 2: "water"}, True, None)
+    figures = evaluate(Accelerator(cpu=True), lambda image: image[0].long().clamp(min=1) - 1, twins)
+    assert figures["iou"] == {"crane (0)": 1, "crane (1)": 1, "water": None}
+
+
 def test_only_the_pictures_asked_for_are_evaluated(dataset):
     results = list(evaluate_pictures(Accelerator(cpu=True), lambda image: image[0].long() * 0, dataset, [2, 0]))
     assert [result.idx for result in results] == [2, 0]

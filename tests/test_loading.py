@@ -316,11 +316,17 @@ def test_label_names_given_win(tmp_path):
         (0, "numbers its 0 labels"),
         ("missing.json", "id2label file missing.json cannot be read"),
         (256, "256 labels; at most 255"),
+        ({0: "sky", 1: None}, "label 1 is called null; expected a name"),
     ],
 )
 def test_label_names_that_will_not_do(tmp_path, id2label, message):
     with pytest.raises(ValueError, match=message):
         load_segmentation_dataset(str(saved(tmp_path)), id2label=id2label)
+
+
+def test_equal_label_names_are_told_apart(tmp_path):
+    loaded = load_segmentation_dataset(str(saved(tmp_path, id2label={0: "N/A", 1: "person", 2: "N/A"})))
+    assert loaded.id2label == {0: "N/A (0)", 1: "person", 2: "N/A (2)"}
 
 
 def test_255_labels_are_too_many_with_reduction(tmp_path):

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .data import SegmentationDataset, read_example
+from .data.label_names import unique_names
 from .inference import load_model
 from .metrics.mean_iou.mean_iou import confusion_matrix, scores_from_confusion_matrix
 from .model.image_processing_van import VanImageProcessor
@@ -150,8 +151,9 @@ def figures_by_label(scores: dict, id2label: dict[int, str]) -> dict:
         Fractions: `mean_iou`, `mean_accuracy`, `overall_accuracy`; and `iou`, a dict by label name, None where a
         label occurs in neither truth nor prediction.
     """
+    names = unique_names(id2label)
     iou = {
-        id2label[label]: None if math.isnan(value) else float(value)
+        names[label]: None if math.isnan(value) else float(value)
         for label, value in enumerate(scores["per_category_iou"])
     }
     return {name: float(scores[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")} | {"iou": iou}

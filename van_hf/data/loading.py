@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from . import ade20k, scenes
+from .label_names import read_id2label
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "picture", "photo")
 MASK_COLUMNS = (
@@ -44,7 +44,7 @@ class SegmentationDataset:
         name: what it was loaded as.
         splits: "train" and "validation", with the columns `image` and `annotation` (`datasets.Image`, decoded when
             asked for; annotations have one channel) and `scene_category` where there is one.
-        id2label: the label names by label id, 0..num_labels - 1, as they are after reduction.
+        id2label: the label names by label id, 0..num_labels - 1, as they are after reduction; no two are alike.
         do_reduce_labels: whether 0 in the annotations means "other", so that raw label k is label k - 1.
         palette: [red, green, blue] in 0..255 for each label, or None.
     """
@@ -96,8 +96,9 @@ def load_segmentation_dataset(
         image_column: the column of the pictures. Guessed from its name by default.
         mask_column: the column of the masks. Guessed from its name by default.
         id2label: the label names {0: name, ...} as they are after reduction, a JSON file that holds them (an object or
-            a list), or a number of labels, which then go by numbers. By default they are looked for in
-            `id2label.json` in the folder or Hub repository, then in a column that lists class labels.
+            a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. By default they
+            are looked for in `id2label.json` in the folder or Hub repository, then in a column that lists class
+            labels.
         do_reduce_labels: whether 0 in the masks means "other": 0 becomes 255 (ignored) and k becomes k - 1. By default
             True for "scenes", "ade20k" and ADEChallengeData2016, False for everything else.
         train_split: what to train on, as `datasets` writes splits: "train", "train[:90%]". By default "train".
@@ -320,7 +321,7 @@ def _find_label_names(
         if isinstance(getattr(f, "feature", None), datasets.ClassLabel)
     }
     if len(listed) == 1:
-        return dict(enumerate(listed.pop()))
+        return read_id2label(listed.pop())
     raise ValueError(
         f"dataset {name!r} has no label names: no {LABEL_NAMES_FILE} beside its data and "
         f"{'several columns' if listed else 'no column'} of class labels. Give id2label: a dict {{0: name, ...}}, a "
@@ -333,34 +334,3 @@ def _download_label_names(repository: str, revision: str | None) -> Path | None:
         return Path(hf_hub_download(repository, LABEL_NAMES_FILE, repo_type="dataset", revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError):
         return None
-
-
-def read_id2label(value: dict[int, str] | list[str] | str | Path | int) -> dict[int, str]:
-    """Label names {0: name, ...} from anything that `load_segmentation_dataset` takes as `id2label`.
-
-    Raises:
-        ValueError: the file cannot be read, or the ids are not 0, 1, 2 and so on.
-    """
-    origin = "id2label"
-    if isinstance(value, (str, Path)):
-        origin = f"id2label file {value}"
-        try:
-            value = json.loads(Path(value).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
-    if isinstance(value, int):
-        value = [f"LABEL_{index}" for index in range(value)]
-    if isinstance(value, (list, tuple)):
-        value = dict(enumerate(value))
-    try:
-        names = {int(key): str(label) for key, label in value.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{origin} is {value!r}; expected label names by number, such as {{0: 'wall', 1: 'sky'}}."
-        ) from error
-    if not names or sorted(names) != list(range(len(names))):
-        raise ValueError(
-            f"{origin} numbers its {len(names)} labels {sorted(names)}; expected 0, 1, 2, … without gaps, as they are "
-            "after reduction: with do_reduce_labels raw label 1 is number 0, and 'other' and 'ignored' have no number."
-        )
-    return dict(sorted(names.items()))
