@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from conftest import paired_folders
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
@@ -37,15 +38,6 @@ def saved(folder, train=4, validation=2, image="image", mask="annotation", id2la
     datasets.DatasetDict({k: split(n, image, mask) for k, n in splits.items() if n}).save_to_disk(str(folder))
     if id2label is not None:
         (folder / "id2label.json").write_text(json.dumps(id2label))
-    return folder
-
-
-def pairs(folder, masks="annotations", splits=("training", "validation"), names=("p1", "p2")):
-    for part in splits:
-        for kind, mode, suffix in (("images", "RGB", ".jpg"), (masks, "L", ".png")):
-            (folder / kind / part).mkdir(parents=True, exist_ok=True)
-            for name in names:
-                Image.new(mode, (8, 6)).save(folder / kind / part / (name + suffix))
     return folder
 
 
@@ -102,7 +94,7 @@ def test_ade20k_from_parquet_files_of_the_hub_format(monkeypatch, tmp_path):
     [("ADEChallengeData2016", ("p1", "p2")), ("renamed", ("ADE_train_00000001",))],
 )
 def test_unpacked_ade20k(tmp_path, name, files):
-    folder = pairs(tmp_path / name, names=files)
+    folder = paired_folders(tmp_path / name, names=files)
     (folder / "images" / "training" / ".DS_Store").write_text("")
     loaded = load_segmentation_dataset(str(folder))
     assert loaded.num_labels == 150 and loaded.do_reduce_labels and loaded.palette == ade20k.PALETTE
@@ -113,7 +105,7 @@ def test_unpacked_ade20k(tmp_path, name, files):
 
 
 def test_folders_of_pairs_that_are_not_ade20k_need_label_names(tmp_path):
-    folder = pairs(tmp_path / "fields", masks="masks", splits=("train", "val"))
+    folder = paired_folders(tmp_path / "fields", masks="masks", splits=("train", "val"))
     with pytest.raises(ValueError, match="no label names.*id2label.json.*number of labels"):
         load_segmentation_dataset(str(folder))
     (folder / "id2label.json").write_text('["soil", "crop"]')
@@ -124,7 +116,7 @@ def test_folders_of_pairs_that_are_not_ade20k_need_label_names(tmp_path):
 
 @pytest.mark.parametrize("kind, other", [("images", "annotations"), ("annotations", "images")])
 def test_a_file_without_counterpart_is_named(tmp_path, kind, other):
-    folder = pairs(tmp_path / "ADEChallengeData2016")
+    folder = paired_folders(tmp_path / "ADEChallengeData2016")
     lone = next((folder / kind / "validation").glob("p2.*"))
     next((folder / other / "validation").glob("p2.*")).unlink()
     with pytest.raises(ValueError) as error:
@@ -133,7 +125,7 @@ def test_a_file_without_counterpart_is_named(tmp_path, kind, other):
 
 
 def test_broken_layouts_are_named(tmp_path):
-    folder = pairs(tmp_path / "ADEChallengeData2016")
+    folder = paired_folders(tmp_path / "ADEChallengeData2016")
     (folder / "images" / "extra").mkdir()
     with pytest.raises(ValueError, match="extra has no masks"):
         load_segmentation_dataset(str(folder))
@@ -143,7 +135,7 @@ def test_broken_layouts_are_named(tmp_path):
     (folder / "masks").mkdir()
     with pytest.raises(ValueError, match="several folders of masks: annotations, masks"):
         load_segmentation_dataset(str(folder))
-    twice = pairs(tmp_path / "twice")
+    twice = paired_folders(tmp_path / "twice")
     Image.new("RGB", (8, 6)).save(twice / "images" / "training" / "p1.png")
     with pytest.raises(ValueError, match="both p1.jpg and p1.png"):
         load_segmentation_dataset(str(twice))

@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from . import ade20k, scenes
+from .folders import mask_folders, pair_folders
 from .label_names import read_id2label
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "picture", "photo")
@@ -30,7 +31,6 @@ MASK_COLUMNS = (
 )
 TRAIN_SPLITS = ("train", "training")
 VALIDATION_SPLITS = ("validation", "val", "valid", "dev")
-MASK_FOLDERS = ("annotations", "masks", "labels")
 LABEL_NAMES_FILE = "id2label.json"
 # Labels are kept as uint8, in which 255 is the ignored one.
 MAX_LABELS = 255
@@ -90,7 +90,7 @@ def load_segmentation_dataset(
             - "ade20k": the Hub's parquet copy of ADE20K's scene parsing benchmark;
             - a folder with `images/{training,validation}` and the masks, of the same names up to the suffix, in
               `annotations/{training,validation}`: the unpacked ADEChallengeData2016, or any other laid out like it
-              (`masks` or `labels`, `train` and `val` will do);
+              (`masks` or `labels`, `train` and `val` will do), see `folders.pair_folders`;
             - any other folder that `datasets.load_from_disk` or `datasets.load_dataset` takes;
             - any dataset on the Hub.
         image_column: the column of the pictures. Guessed from its name by default.
@@ -141,8 +141,8 @@ def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
         if folder.exists() or name.startswith(("/", ".", "~")):
             raise ValueError(f"dataset {name!r} is not a folder. {_WHAT_WOULD_DO}")
         return _Source(_load(name, config_name, revision=revision))
-    if (folder / "images").is_dir() and _mask_folders(folder):
-        splits = _pair_folders(folder)
+    if (folder / "images").is_dir() and mask_folders(folder):
+        splits = pair_folders(folder)
         if _is_ade20k(folder):
             return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True)
         return _Source(splits)
@@ -169,55 +169,11 @@ def _load(path: str, config_name: str | None = None, **kwargs) -> datasets.Datas
         ) from error
 
 
-def _mask_folders(folder: Path) -> list[Path]:
-    return [folder / name for name in MASK_FOLDERS if (folder / name).is_dir()]
-
-
 def _is_ade20k(folder: Path) -> bool:
     """Other datasets use ADE20K's layout too, but not its file names: ADE_train_00000001.jpg."""
     if folder.resolve().name == "ADEChallengeData2016" or (folder / "objectInfo150.txt").exists():
         return True
     return any((folder / "images").glob("train*/ADE_train_*"))
-
-
-def _pair_folders(folder: Path) -> datasets.DatasetDict:
-    mask_folders = _mask_folders(folder)
-    if len(mask_folders) > 1:
-        found = ", ".join(path.name for path in mask_folders)
-        raise ValueError(f"{folder} has several folders of masks: {found}. Keep the one that goes with images/.")
-    splits = {}
-    for split_folder in sorted(path for path in (folder / "images").iterdir() if path.is_dir()):
-        masks_folder = mask_folders[0] / split_folder.name
-        if not masks_folder.is_dir():
-            raise ValueError(f"{split_folder} has no masks: there is no folder {masks_folder}.")
-        images, masks = _files_by_stem(split_folder), _files_by_stem(masks_folder)
-        for stem in sorted(images.keys() ^ masks.keys()):
-            lone, other = (images[stem], masks_folder) if stem in images else (masks[stem], split_folder)
-            raise ValueError(f"{lone} has no counterpart: no file {stem}.* in {other}. Add it, or remove this one.")
-        if not images:
-            raise ValueError(f"{split_folder} holds no pictures.")
-        stems = sorted(images)
-        columns = {"image": [str(images[s]) for s in stems], "annotation": [str(masks[s]) for s in stems]}
-        features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
-        splits[split_folder.name] = datasets.Dataset.from_dict(columns, features=features)
-    if not splits:
-        raise ValueError(
-            f"{folder / 'images'} has no split folders: expected training and validation (or train and val)."
-        )
-    return datasets.DatasetDict(splits)
-
-
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.stem in files:
-            raise ValueError(
-                f"{folder} holds both {files[path.stem].name} and {path.name}: names must differ before the suffix."
-            )
-        files[path.stem] = path
-    return files
 
 
 def _choose_splits(
