@@ -1,6 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -104,6 +105,87 @@ def test_unpacked_ade20k(tmp_path, name, files):
     assert Path(example["image"].filename).stem == Path(example["annotation"].filename).stem == files[0]
 
 
+def looks_like_ade20k(folder, evidence):
+    if evidence == "objectInfo150.txt":
+        folder = paired_folders(folder)
+        (folder / evidence).write_text("")
+        return folder
+    return paired_folders(folder / evidence, names=("ADE_train_00000001",) if evidence == "renamed" else ("p1",))
+
+
+LIKE_ADE20K = pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        ("ADEChallengeData2016", "because the folder is called ADEChallengeData2016"),
+        ("objectInfo150.txt", "because it holds objectInfo150.txt"),
+        ("renamed", r"because its pictures are called ADE_train_\*"),
+    ],
+)
+
+
+@LIKE_ADE20K
+def test_own_label_names_come_before_those_of_ade20k(tmp_path, evidence, reason, caplog):
+    folder = looks_like_ade20k(tmp_path, evidence)
+    (folder / "id2label.json").write_text('["soil", "crop"]')
+    loaded = load_segmentation_dataset(str(folder))
+    assert loaded.id2label == {0: "soil", 1: "crop"} and loaded.do_reduce_labels is False and loaded.palette is None
+    assert re.search(
+        f"looks like ADE20K, {reason}, but has 2 label names .*0 in the masks is label 0, 'soil'", caplog.text
+    )
+    (folder / "id2label.json").write_text(json.dumps([f"kind {number}" for number in range(150)]))
+    assert load_segmentation_dataset(str(folder)).do_reduce_labels is False
+    caplog.clear()
+    assert load_segmentation_dataset(str(folder), do_reduce_labels=True).do_reduce_labels is True
+    assert not caplog.records
+
+
+@LIKE_ADE20K
+def test_that_a_folder_is_taken_for_ade20k_is_told(tmp_path, evidence, reason, caplog):
+    folder = looks_like_ade20k(tmp_path, evidence)
+    loaded = load_segmentation_dataset(str(folder))
+    assert loaded.num_labels == 150 and loaded.do_reduce_labels is True
+    assert re.search(f"taken for ADE20K, {reason}: .* 150 labels, and 0 in the masks means 'other'", caplog.text)
+    assert str(folder / "id2label.json") in caplog.text and "do_reduce_labels" in caplog.text
+    assert load_segmentation_dataset(str(folder), do_reduce_labels=False).do_reduce_labels is False
+    assert "0 in the masks is label 0, 'wall'" in caplog.text
+
+
+def test_label_names_given_for_what_looks_like_ade20k(tmp_path, caplog):
+    folder = looks_like_ade20k(tmp_path, "renamed")
+    loaded = load_segmentation_dataset(str(folder), id2label={0: "soil", 1: "crop"})
+    assert loaded.num_labels == 2 and loaded.do_reduce_labels is False
+    assert "0 in the masks is label 0, 'soil'" in caplog.text
+    translated = [f"Wort {number}" for number in range(150)]
+    loaded = load_segmentation_dataset(str(folder), id2label=dict(enumerate(translated)))
+    assert loaded.id2label[149] == "Wort 149" and loaded.do_reduce_labels is True
+    assert "0 in the masks means 'other'" in caplog.text
+    (folder / "id2label.json").write_text('["soil", "crop"]')
+    assert load_segmentation_dataset(str(folder), id2label=3).num_labels == 3
+
+
+def test_what_is_known_is_not_told(monkeypatch, tmp_path, caplog):
+    splits = datasets.DatasetDict(train=split(2), validation=split(1))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: splits)
+    loaded = load_segmentation_dataset("ade20k", id2label=3)
+    assert loaded.num_labels == 3 and loaded.do_reduce_labels is True
+    load_segmentation_dataset("ade20k")
+    load_segmentation_dataset(str(saved(tmp_path)))
+    assert not caplog.records
+
+
+def test_a_column_that_was_guessed_among_several_is_told(tmp_path, caplog):
+    features = datasets.Features({key: datasets.Image() for key in ("image", "mask", "instances")})
+    picture = Image.new("L", (4, 4))
+    data = datasets.Dataset.from_dict({key: [picture] for key in features}, features=features)
+    datasets.DatasetDict(train=data, validation=data).save_to_disk(str(tmp_path))
+    load_segmentation_dataset(str(tmp_path), id2label=3)
+    assert "column 'image' is taken for the pictures and 'mask' for the masks" in caplog.text
+    assert "also has pictures in instances" in caplog.text
+    caplog.clear()
+    load_segmentation_dataset(str(tmp_path), id2label=3, image_column="image", mask_column="mask")
+    assert not caplog.records
+
+
 def test_folders_of_pairs_that_are_not_ade20k_need_label_names(tmp_path):
     folder = paired_folders(tmp_path / "fields", masks="masks", splits=("train", "val"))
     with pytest.raises(ValueError, match="no label names.*id2label.json.*number of labels"):
@@ -158,7 +240,7 @@ def test_columns_may_be_given_and_swapped(tmp_path):
     assert loaded.splits["train"][0]["image"].mode == "RGB" and loaded.splits["train"][0]["annotation"].mode == "L"
 
 
-def test_parquet_folder_and_label_names_from_features(tmp_path):
+def test_parquet_folder_and_label_names_from_features(tmp_path, caplog):
     features = datasets.Features(
         image=datasets.Image(), mask=datasets.Image(), present=datasets.List(datasets.ClassLabel(names=["cat", "dog"]))
     )
@@ -167,6 +249,7 @@ def test_parquet_folder_and_label_names_from_features(tmp_path):
         data.to_parquet(str(tmp_path / f"{part}-00000-of-00001.parquet"))
     loaded = load_segmentation_dataset(str(tmp_path))
     assert loaded.id2label == {0: "cat", 1: "dog"} and loaded.splits["train"].column_names == ["image", "annotation"]
+    assert "label names are those of the column 'present', 2 of them" in caplog.text
 
 
 def test_hub_dataset(monkeypatch, tmp_path):

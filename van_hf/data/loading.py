@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from . import ade20k, scenes
 from .folders import mask_folders, pair_folders
 from .label_names import read_id2label
+
+logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "picture", "photo")
 MASK_COLUMNS = (
@@ -62,11 +65,16 @@ class SegmentationDataset:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a place holds, before splits and columns are chosen; `class_names` where the place settles them."""
+    """What a place holds, before splits, columns and labels are settled.
+
+    `class_names`, where the place tells them, and `zero_is_other` are facts, unless `guessed_from` says from what they
+    were guessed.
+    """
 
     splits: datasets.DatasetDict
     class_names: tuple[str, ...] | None = None
     zero_is_other: bool = False
+    guessed_from: str | None = None
 
 
 def load_segmentation_dataset(
@@ -83,6 +91,9 @@ def load_segmentation_dataset(
 ) -> SegmentationDataset:
     """Load a dataset of pictures and masks. Nothing is decoded before it is asked for.
 
+    What is guessed where there is room for doubt (that a folder is ADE20K, one of several columns of pictures, label
+    names of a column) is told in a warning, with how to say otherwise.
+
     Args:
         name_or_path: one of
 
@@ -96,11 +107,13 @@ def load_segmentation_dataset(
         image_column: the column of the pictures. Guessed from its name by default.
         mask_column: the column of the masks. Guessed from its name by default.
         id2label: the label names {0: name, ...} as they are after reduction, a JSON file that holds them (an object or
-            a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. By default they
-            are looked for in `id2label.json` in the folder or Hub repository, then in a column that lists class
-            labels.
+            a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. "scenes" and
+            "ade20k" know theirs. For all others they are looked for in `id2label.json` in the folder or Hub
+            repository; a folder without one that looks like ADE20K (its name, `objectInfo150.txt` or files called
+            `ADE_train_*`) gets ADE20K's; for any other a column that lists class labels tells them.
         do_reduce_labels: whether 0 in the masks means "other": 0 becomes 255 (ignored) and k becomes k - 1. By default
-            True for "scenes", "ade20k" and ADEChallengeData2016, False for everything else.
+            True for "scenes", "ade20k" and for a folder that looks like ADE20K, unless it has an `id2label.json` or
+            `id2label` is not of 150 labels; False for everything else.
         train_split: what to train on, as `datasets` writes splits: "train", "train[:90%]". By default "train".
         validation_split: what to validate on. By default "validation", "val", "valid" or "dev".
         config_name: the configuration of a Hub dataset that has several.
@@ -114,9 +127,7 @@ def load_segmentation_dataset(
     source = _open(name, config_name, revision)
     splits = _choose_splits(name, source.splits, train_split, validation_split)
     splits = _choose_columns(name, splits, image_column, mask_column)
-    names = _find_label_names(name, source, id2label, revision)
-    if do_reduce_labels is None:
-        do_reduce_labels = source.zero_is_other
+    names, do_reduce_labels = _settle_labels(name, source, id2label, do_reduce_labels, revision)
     most = MAX_LABELS - do_reduce_labels
     if len(names) > most:
         raise ValueError(f"dataset {name!r} has {len(names)} labels; at most {most} fit beside 255 (ignored).")
@@ -143,8 +154,8 @@ def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
         return _Source(_load(name, config_name, revision=revision))
     if (folder / "images").is_dir() and mask_folders(folder):
         splits = pair_folders(folder)
-        if _is_ade20k(folder):
-            return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True)
+        if evidence := _ade20k_evidence(folder):
+            return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True, guessed_from=evidence)
         return _Source(splits)
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         saved = datasets.load_from_disk(str(folder))
@@ -169,11 +180,15 @@ def _load(path: str, config_name: str | None = None, **kwargs) -> datasets.Datas
         ) from error
 
 
-def _is_ade20k(folder: Path) -> bool:
-    """Other datasets use ADE20K's layout too, but not its file names: ADE_train_00000001.jpg."""
-    if folder.resolve().name == "ADEChallengeData2016" or (folder / "objectInfo150.txt").exists():
-        return True
-    return any((folder / "images").glob("train*/ADE_train_*"))
+def _ade20k_evidence(folder: Path) -> str | None:
+    """What makes a folder look like ADE20K. Other datasets have its layout too, but not its names."""
+    if folder.resolve().name == "ADEChallengeData2016":
+        return "the folder is called ADEChallengeData2016"
+    if (folder / "objectInfo150.txt").exists():
+        return "it holds objectInfo150.txt"
+    if any((folder / "images").glob("train*/ADE_train_*")):
+        return "its pictures are called ADE_train_*"
+    return None
 
 
 def _choose_splits(
@@ -220,10 +235,18 @@ def _choose_columns(
     name: str, splits: datasets.DatasetDict, image_column: str | None, mask_column: str | None
 ) -> datasets.DatasetDict:
     features = splits["train"].features
+    is_guess = image_column is None or mask_column is None
     image_column = _choose_column(name, features, "image_column", image_column, IMAGE_COLUMNS)
     mask_column = _choose_column(name, features, "mask_column", mask_column, MASK_COLUMNS)
     if image_column == mask_column:
         raise ValueError(f"image_column and mask_column of dataset {name!r} are both {image_column!r}.")
+    pictures = {key for key, feature in features.items() if isinstance(feature, datasets.Image)}
+    if is_guess and (others := sorted(pictures - {image_column, mask_column})):
+        logger.warning(
+            "dataset %r: the column %r is taken for the pictures and %r for the masks, by their names; it also has "
+            "pictures in %s. image_column and mask_column say otherwise.",
+            *(name, image_column, mask_column, ", ".join(others)),
+        )
     kept = [image_column, mask_column]
     if "scene_category" in features and "scene_category" not in kept:
         kept.append("scene_category")
@@ -259,30 +282,70 @@ def _choose_column(
     return fitting[0]
 
 
-def _find_label_names(
-    name: str, source: _Source, id2label: dict[int, str] | str | Path | int | None, revision: str | None
-) -> dict[int, str]:
-    if id2label is not None:
-        return read_id2label(id2label)
-    if source.class_names is not None:
-        return dict(enumerate(source.class_names))
+def _settle_labels(
+    name: str,
+    source: _Source,
+    id2label: dict[int, str] | str | Path | int | None,
+    do_reduce_labels: bool | None,
+    revision: str | None,
+) -> tuple[dict[int, str], bool]:
+    """The label names and whether 0 is "other". What the user wrote comes before what is guessed."""
+    known = source.class_names is not None and source.guessed_from is None
+    file = None if known or id2label is not None else _label_names_file(name, revision)
+    if id2label is not None or file is not None:
+        names = read_id2label(file if id2label is None else id2label)
+    elif source.class_names is not None:
+        names = dict(enumerate(source.class_names))
+    else:
+        names = _label_names_of_columns(name, source.splits)
+    if source.guessed_from is None:
+        return names, source.zero_is_other if do_reduce_labels is None else do_reduce_labels
+    is_guess = do_reduce_labels is None
+    if is_guess:
+        # Names in an argument may be translations; a file beside the data, or another number, describes other masks.
+        do_reduce_labels = source.zero_is_other and file is None and len(names) == len(source.class_names)
+    zero = "means 'other' and is ignored" if do_reduce_labels else f"is label 0, {names[0]!r}"
+    if file is None and id2label is None:
+        logger.warning(
+            "dataset %r is taken for ADE20K, because %s: it gets ADE20K's %d labels, and 0 in the masks %s. For other "
+            "data, write the label names into %s or give id2label; do_reduce_labels says whether 0 means 'other'.",
+            *(name, source.guessed_from, len(names), zero, Path(name) / LABEL_NAMES_FILE),
+        )
+    elif is_guess:
+        logger.warning(
+            "dataset %r looks like ADE20K, because %s, but has %d label names of its own. So 0 in the masks %s; "
+            "do_reduce_labels says otherwise.",
+            *(name, source.guessed_from, len(names), zero),
+        )
+    return names, do_reduce_labels
+
+
+def _label_names_file(name: str, revision: str | None) -> Path | None:
     folder = Path(name).expanduser()
     file = folder / LABEL_NAMES_FILE if folder.is_dir() else _download_label_names(name, revision)
-    if file is not None and file.exists():
-        return read_id2label(file)
-    features = next(iter(source.splits.values())).features
+    return file if file is not None and file.exists() else None
+
+
+def _label_names_of_columns(name: str, splits: datasets.DatasetDict) -> dict[int, str]:
+    features = next(iter(splits.values())).features
     listed = {
-        tuple(f.feature.names)
-        for f in features.values()
-        if isinstance(getattr(f, "feature", None), datasets.ClassLabel)
+        column: tuple(feature.feature.names)
+        for column, feature in features.items()
+        if isinstance(getattr(feature, "feature", None), datasets.ClassLabel)
     }
-    if len(listed) == 1:
-        return read_id2label(listed.pop())
-    raise ValueError(
-        f"dataset {name!r} has no label names: no {LABEL_NAMES_FILE} beside its data and "
-        f"{'several columns' if listed else 'no column'} of class labels. Give id2label: a dict {{0: name, ...}}, a "
-        "JSON file of it, or the number of labels."
+    if len(set(listed.values())) != 1:
+        raise ValueError(
+            f"dataset {name!r} has no label names: no {LABEL_NAMES_FILE} beside its data and "
+            f"{'several columns' if listed else 'no column'} of class labels. Give id2label: a dict {{0: name, ...}}, "
+            "a JSON file of it, or the number of labels."
+        )
+    column, names = next(iter(listed.items()))
+    logger.warning(
+        "dataset %r: the label names are those of the column %r, %d of them. If the masks hold other labels, give "
+        "id2label.",
+        *(name, column, len(names)),
     )
+    return read_id2label(names, f"column {column!r} of dataset {name!r}")
 
 
 def _download_label_names(repository: str, revision: str | None) -> Path | None:
