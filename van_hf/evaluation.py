@@ -37,12 +37,17 @@ def load_trained(path: str, dataset: SegmentationDataset) -> tuple[VanForSemanti
 
 
 def read_validation_example(dataset: SegmentationDataset, idx: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns a validation picture, uint8 (3, height, width), and its labels, uint8 (height, width), 255 ignored."""
+    """Return a validation picture, uint8 (3, height, width), and its labels, uint8 (height, width), 255 ignored.
+
+    Raises:
+        ValueError: the example cannot be read, see [`read_example`]; the message names it.
+    """
     return read_example(
-        dataset.splits["validation"][idx],
+        dataset.splits["validation"],
+        idx,
         num_labels=dataset.num_labels,
         do_reduce_labels=dataset.do_reduce_labels,
-        name=f"{dataset.name} validation[{idx}]",
+        name=f"{dataset.name} validation",
     )
 
 
@@ -68,9 +73,9 @@ def evaluate_pictures(
     indices: Sequence[int],
     counted: torch.Tensor | None = None,
 ) -> Iterator[PictureResult]:
-    """Predicts this process's share of validation pictures, each by itself, behind a progress bar.
+    """Predict this process's share of validation pictures, each by itself, behind a progress bar.
 
-    Close the generator (`contextlib.closing`) where what is done with the results may fail: its threads go on else.
+    Close the generator (`contextlib.closing`) where what is done with the results may fail, or its threads go on.
 
     Args:
         accelerator: Tells the processes apart.
@@ -120,10 +125,9 @@ def evaluate_pictures(
 def evaluate(
     accelerator: Accelerator, predict: Callable[[torch.Tensor], torch.Tensor], dataset: SegmentationDataset
 ) -> dict:
-    """Scores predictions on the validation split, which is dealt out to the processes; for all of them to call.
+    """Score predictions on the validation split, which is dealt out to the processes; all of them must call this.
 
-    What is added up are integers, so that the figures depend neither on the number of processes nor on that of
-    threads.
+    Integers are added up, so that the figures depend neither on the number of processes nor on that of threads.
 
     Args:
         accelerator, predict, dataset: See [`evaluate_pictures`].
@@ -141,7 +145,7 @@ def evaluate(
 
 
 def figures_by_label(scores: dict, id2label: dict[int, str]) -> dict:
-    """Returns a metric's scores as they go into a JSON file.
+    """Return a metric's scores as they go into a JSON file.
 
     Args:
         scores: What mean IoU's `compute` returns.
