@@ -13,6 +13,7 @@ from van_hf import VanForSemanticSegmentation, VanImageProcessor
 from van_hf.data import SegmentationDataset, load_segmentation_dataset
 from van_hf.evaluation import (
     PictureResult,
+    describe_missing_labels,
     evaluate,
     evaluate_pictures,
     load_trained,
@@ -86,6 +87,14 @@ def test_a_damaged_file_is_named(kind, tmp_path):
     with pytest.raises(ValueError) as error:
         evaluate(Accelerator(cpu=True), lambda image: image[0].long(), halves)
     assert str(error.value).startswith(f"{folder} validation[1] ({file}) cannot be read: ")
+
+
+def test_labels_that_the_truth_lacks_are_told(dataset):
+    figures = evaluate(Accelerator(cpu=True), lambda image: torch.full_like(image[0], 2, dtype=torch.int64), dataset)
+    assert figures["iou"]["water"] == 0
+    assert figures["labels_without_pixels"] == ["water"]
+    assert describe_missing_labels(figures) == "The truth lacks 1 of the 3 labels: water"
+    assert describe_missing_labels(figures | {"labels_without_pixels": []}) == ""
 
 
 def test_labels_of_one_name_keep_figures_of_their_own(dataset):

@@ -152,12 +152,28 @@ def figures_by_label(scores: dict, id2label: dict[int, str]) -> dict:
         id2label: Name of each label.
 
     Returns:
-        Fractions: `mean_iou`, `mean_accuracy`, `overall_accuracy`; and `iou`, a dict by label name, None where a
-        label occurs in neither truth nor prediction.
+        Fractions: `mean_iou`, `mean_accuracy`, `overall_accuracy`; `iou`, a dict by label name, None where a label
+        occurs in neither truth nor prediction; and `labels_without_pixels`, the names of the labels that do not occur
+        in the truth, so that the figures say nothing of them.
     """
     names = unique_names(id2label)
     iou = {
         names[label]: None if math.isnan(value) else float(value)
         for label, value in enumerate(scores["per_category_iou"])
     }
-    return {name: float(scores[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")} | {"iou": iou}
+    figures = {name: float(scores[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+    # An accuracy is a share of the truth's pixels, and is NaN where there are none.
+    missing = [names[label] for label, value in enumerate(scores["per_category_accuracy"]) if math.isnan(value)]
+    return {**figures, "iou": iou, "labels_without_pixels": missing}
+
+
+def describe_missing_labels(figures: dict) -> str:
+    """Return a sentence about the labels that do not occur in the truth; "" if all of them do.
+
+    Args:
+        figures: See [`figures_by_label`]; those of a checkpoint from before `labels_without_pixels` lack it.
+    """
+    missing = figures.get("labels_without_pixels")
+    if not missing:
+        return ""
+    return f"The truth lacks {len(missing)} of the {len(figures['iou'])} labels: {', '.join(missing)}"
