@@ -302,6 +302,21 @@ def test_what_datasets_cannot_load(monkeypatch, error):
         load_segmentation_dataset("no/such")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "dataset_dict.json").write_text('{"splits": ["train"'),
+        lambda folder: (folder / "dataset_dict.json").write_text("{}"),
+        lambda folder: (folder / "train" / "state.json").unlink(),
+        lambda folder: (folder / "train" / "data-00000-of-00001.arrow").write_bytes(b"torn"),
+    ],
+)
+def test_a_saved_dataset_that_is_damaged_is_named(tmp_path, damage):
+    damage(saved(tmp_path))
+    with pytest.raises(ValueError, match=f"dataset '{tmp_path}' cannot be read: "):
+        load_segmentation_dataset(str(tmp_path))
+
+
 def test_a_missing_folder_is_not_looked_for_on_the_hub(tmp_path):
     with pytest.raises(ValueError, match="is not a folder.*'scenes'"):
         load_segmentation_dataset(str(tmp_path / "nowhere"))

@@ -158,7 +158,10 @@ def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
             return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True, guessed_from=evidence)
         return _Source(splits)
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        saved = datasets.load_from_disk(str(folder))
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"dataset {name!r} cannot be read: {error}") from error
         return _Source(saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved))
     return _Source(_load(str(folder), config_name))
 

@@ -147,13 +147,13 @@ def _read_pixels(image: Image.Image) -> torch.Tensor:
 
 
 def _check_picture(picture: object, what: str) -> None:
-    """Raises a ValueError where a column holds no PIL image, but nothing, say."""
+    """Raise a ValueError where a column holds no PIL image, but nothing, say."""
     if not isinstance(picture, Image.Image):
         raise ValueError(f"the {what} is a {type(picture).__name__}; expected a PIL image.")
 
 
 def _check_size(size: tuple[int, int], labels_size: tuple[int, int]) -> None:
-    """Raises a ValueError where picture and labels, both (height, width), differ."""
+    """Raise a ValueError where picture and labels, both (height, width), differ."""
     if tuple(size) != tuple(labels_size):
         raise ValueError(
             f"the picture has {size[1]}x{size[0]} pixels and its annotation {labels_size[1]}x{labels_size[0]}."
