@@ -130,7 +130,8 @@ def test_own_label_names_come_before_those_of_ade20k(tmp_path, evidence, reason,
     loaded = load_segmentation_dataset(str(folder))
     assert loaded.id2label == {0: "soil", 1: "crop"} and loaded.do_reduce_labels is False and loaded.palette is None
     assert re.search(
-        f"looks like ADE20K, {reason}, but has 2 label names .*0 in the masks is label 0, 'soil'", caplog.text
+        f"looks like ADE20K, {reason}, but its 2 label names were given. 0 in the masks is label 0, 'soil'",
+        caplog.text,
     )
     (folder / "id2label.json").write_text(json.dumps([f"kind {number}" for number in range(150)]))
     assert load_segmentation_dataset(str(folder)).do_reduce_labels is False
@@ -161,6 +162,7 @@ def test_label_names_given_for_what_looks_like_ade20k(tmp_path, caplog):
     assert "0 in the masks means 'other'" in caplog.text
     (folder / "id2label.json").write_text('["soil", "crop"]')
     assert load_segmentation_dataset(str(folder), id2label=3).num_labels == 3
+    assert load_segmentation_dataset(str(folder), id2label=150).do_reduce_labels is False
 
 
 def test_what_is_known_is_not_told(monkeypatch, tmp_path, caplog):

@@ -306,7 +306,8 @@ def _settle_labels(
     is_guess = do_reduce_labels is None
     if is_guess:
         # Names in an argument may be translations; a file beside the data, or another number, describes other masks.
-        do_reduce_labels = source.zero_is_other and file is None and len(names) == len(source.class_names)
+        is_translation = len(names) == len(source.class_names) and _label_names_file(name, revision) is None
+        do_reduce_labels = source.zero_is_other and is_translation
     zero = "means 'other' and is ignored" if do_reduce_labels else f"is label 0, {names[0]!r}"
     if file is None and id2label is None:
         logger.warning(
@@ -316,7 +317,7 @@ def _settle_labels(
         )
     elif is_guess:
         logger.warning(
-            "dataset %r looks like ADE20K, because %s, but has %d label names of its own. So 0 in the masks %s; "
+            "dataset %r looks like ADE20K, because %s, but its %d label names were given. 0 in the masks %s; "
             "do_reduce_labels says otherwise.",
             *(name, source.guessed_from, len(names), zero),
         )
