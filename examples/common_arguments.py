@@ -3,6 +3,7 @@
 """What the command lines of train_seg.py and eval_seg.py have in common."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -83,7 +84,11 @@ def unused_folder(first: Path, is_used: Callable[[Path], bool]) -> str:
 def process_state() -> PartialState:
     """Returns what tells the processes apart before there is an `Accelerator`: the arguments are judged first."""
     # `Accelerator` heeds `accelerate launch --cpu` by itself.
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if not state.is_main_process:
+        # What one process says, all would say.
+        logging.getLogger("van_hf").setLevel(logging.ERROR)
+    return state
 
 
 def stop_at_problems(problems: list[str], state: PartialState) -> None:

@@ -14,7 +14,7 @@ import sys
 
 from van_hf import VanForImageClassification, VanForSemanticSegmentation, VanPreTrainedModel
 from van_hf.checkpoints import check_output_dir, convert_checkpoint, save_converted
-from van_hf.data.loading import read_id2label
+from van_hf.data.label_names import read_id2label
 from van_hf.model.configuration_van import DECODE_HEAD_NAMES, published_size
 
 

@@ -38,7 +38,13 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset
-from van_hf.evaluation import evaluate_pictures, figures_by_label, load_trained, read_validation_example
+from van_hf.evaluation import (
+    describe_missing_labels,
+    evaluate_pictures,
+    figures_by_label,
+    load_trained,
+    read_validation_example,
+)
 from van_hf.files import write_json
 from van_hf.inference import DTYPES, digest_of_weights, predict
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
@@ -286,6 +292,8 @@ def print_summary(args: argparse.Namespace, results: dict, rows: list[dict]) -> 
     print(f"\n{'class':{width}} {'IoU':>8} {'accuracy':>8} {'share':>8}  (percent)")
     for row in rows:
         print(f"{row['label']:{width}} {percent(row['iou'])} {percent(row['accuracy'])} {percent(row['share'])}")
+    if missing := describe_missing_labels(results):
+        print(f"\n{missing}")
     print(
         f"\nMean IoU {100 * results['mean_iou']:.2f}, mean accuracy {100 * results['mean_accuracy']:.2f}, overall "
         f"accuracy {100 * results['overall_accuracy']:.2f}, with {results['protocol']['inference']}."

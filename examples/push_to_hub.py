@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 import van_hf
 from van_hf import VanForSemanticSegmentation
 from van_hf.checkpoints import convert_checkpoint, save_converted
-from van_hf.data.loading import read_id2label
+from van_hf.data.label_names import read_id2label
 from van_hf.files import read_json
 from van_hf.hub import (
     CARD,

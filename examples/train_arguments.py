@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from common_arguments import add_data_arguments, find_common_problems, mixed_precision, unused_folder
 
+from van_hf.data import SegmentationDataset, check_train_labels
 from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
 
@@ -164,6 +165,17 @@ def find_access_problems(args: argparse.Namespace, state: PartialState) -> list[
         except OSError as error:
             problems = [f"--push_to_hub: {error}"]
     # One process asks, as the Hub answers this question only so many times, and all of them must stop.
+    return [problem for problem in broadcast_object_list(problems) if problem]
+
+
+def find_label_problems(dataset: SegmentationDataset, state: PartialState) -> list[str]:
+    """Return what is wrong with the training masks; for all processes to call, of which the main one looks."""
+    problems = [None]
+    if state.is_main_process:
+        try:
+            check_train_labels(dataset)
+        except ValueError as error:
+            problems = [str(error)]
     return [problem for problem in broadcast_object_list(problems) if problem]
 
 

@@ -34,6 +34,7 @@ from train_arguments import (
     batch_sizes,
     checkpoint_to_resume,
     describe_run,
+    find_label_problems,
     find_problems,
     parse_arguments,
     resolve_recipe,
@@ -41,7 +42,7 @@ from train_arguments import (
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
-from van_hf.evaluation import evaluate, load_trained, read_validation_example
+from van_hf.evaluation import describe_missing_labels, evaluate, load_trained, read_validation_example
 from van_hf.inference import DTYPES, Protocol, new_weights, predict
 from van_hf.model.configuration_van import VAN_SIZES
 from van_hf.training import (
@@ -363,6 +364,8 @@ def print_summary(args: argparse.Namespace, recipe: Recipe, history: TrainingHis
     folder = args.output_dir
     figures = history.evaluations[-1]
     print(f"\nValidation mean IoU {figures['mean_iou']:.4f}, after {history.seconds:.0f} s. Results are in {folder}")
+    if missing := describe_missing_labels(figures):
+        print(missing)
     if recipe.max_train_steps > 0:
         print("\nTo use the model:\n")
         print("import transformers, van_hf")
@@ -421,6 +424,7 @@ def main() -> None:
         figures = evaluate(accelerator, predict_picture, dataset)
         history = TrainingHistory(evaluations=[{"step": 0, **figures}], seconds=time.perf_counter() - started)
     else:
+        stop_at_problems(find_label_problems(dataset, state), state)
         model, new = create_model(args, recipe, dataset)
         longest, shortest = recipe.image_scale
         image_processor = VanImageProcessor(

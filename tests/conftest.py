@@ -126,6 +126,19 @@ def child_environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, **variables}
 
 
+def paired_folders(
+    folder: Path, masks: str = "annotations", splits: tuple = ("training", "validation"), names: tuple = ("p1", "p2")
+) -> Path:
+    """Makes a folder of black pictures (.jpg) and masks of zeros (.png) of the same names, and returns it."""
+    for split in splits:
+        for kind, mode, suffix in (("images", "RGB", ".jpg"), (masks, "L", ".png")):
+            for name in names:
+                path = folder / kind / split / (name + suffix)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new(mode, (8, 6)).save(path)
+    return folder
+
+
 def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path) -> subprocess.Popen:
     """Starts a script as `accelerate launch` does, on the CPU, in a process group of its own."""
     # With --cpu accelerate's launcher starts several processes through MPI only; its other launcher is torchrun.

@@ -368,6 +368,18 @@ def test_given_names(upernet, write):
     assert_refused(path, "id2label must number the labels 0 to 6, got 1, 2", id2label={1: "a", 2: "b"})
 
 
+def test_equal_names_in_meta_are_told_apart(upernet, write):
+    upernet["meta"]["CLASSES"] = ("bed", "crane", "crane", *"defg")
+    config = convert_checkpoint(write(upernet))[0].config
+    assert list(config.id2label.values()) == ["bed", "crane (1)", "crane (2)", *"defg"]
+    assert config.label2id == {name: idx for idx, name in config.id2label.items()}
+
+
+def test_a_label_without_name_is_refused(upernet, write):
+    upernet["meta"]["CLASSES"] = ("bed", None, *"cdefg")
+    assert_refused(write(upernet), r"meta\['CLASSES'\]: label 1 is called null; expected a name")
+
+
 def test_wrong_numbers_in_meta_are_refused(upernet, write):
     upernet["meta"]["CLASSES"] = ("a", "b")
     assert_refused(write(upernet), r"meta\['CLASSES'\] has 2 names, but the model has 7 labels")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import BOX_NAMES, finish, launch, tiny_config
+from conftest import BOX_NAMES, finish, launch, paired_folders, tiny_config
 from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
@@ -128,6 +128,15 @@ def test_whole_pictures(monkeypatch, tmp_path, boxes, model):
     assert not (folder / "predictions").exists()
     monkeypatch.setattr(sys, "argv", ["eval_seg.py", *map(str, arguments)])
     assert eval_seg.parse_arguments("").output_dir == "outputs/eval-tiny-boxes-2"
+
+
+def test_labels_that_the_truth_lacks_are_told(monkeypatch, tmp_path, model, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = paired_folders(tmp_path / "fields")
+    (folder / "id2label.json").write_text(json.dumps(BOX_NAMES))
+    run_here(monkeypatch, "--dataset", folder, "--model_name_or_path", model)
+    assert results_of(tmp_path / "outputs" / "eval-tiny-fields")["labels_without_pixels"] == ["ground", "box"]
+    assert "The truth lacks 2 of the 3 labels: ground, box" in capsys.readouterr().out
 
 
 def test_another_evaluation_is_not_continued(monkeypatch, tmp_path, boxes, model, capsys):

@@ -5,13 +5,20 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import tiny_config
+from conftest import paired_folders, tiny_config
 from counts_file import append_counts, read_counts
 from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
-from van_hf.data import SegmentationDataset
-from van_hf.evaluation import PictureResult, evaluate, evaluate_pictures, load_trained, read_validation_example
+from van_hf.data import SegmentationDataset, load_segmentation_dataset
+from van_hf.evaluation import (
+    PictureResult,
+    describe_missing_labels,
+    evaluate,
+    evaluate_pictures,
+    load_trained,
+    read_validation_example,
+)
 from van_hf.inference import RATIOS, Protocol, multi_scale_flip_inference, predict, slide_inference
 
 SIZES = [(4, 6), (5, 3), (2, 2)]
@@ -69,6 +76,31 @@ def test_an_error_names_the_example(dataset):
     broken = SegmentationDataset("halves", dataset.splits, {0: "sky"}, True, None)
     with pytest.raises(ValueError, match=r"halves validation\[0\].*2"):
         evaluate(Accelerator(cpu=True), lambda image: image[0].long(), broken)
+
+
+@pytest.mark.parametrize("kind", ["image", "annotation"])
+def test_a_damaged_file_is_named(kind, tmp_path):
+    folder = paired_folders(tmp_path)
+    file = next(folder.glob(f"{kind}s/validation/p2.*"))
+    file.write_bytes(b"torn")
+    halves = load_segmentation_dataset(folder, id2label=2)
+    with pytest.raises(ValueError) as error:
+        evaluate(Accelerator(cpu=True), lambda image: image[0].long(), halves)
+    assert str(error.value).startswith(f"{folder} validation[1] ({file}) cannot be read: ")
+
+
+def test_labels_that_the_truth_lacks_are_told(dataset):
+    figures = evaluate(Accelerator(cpu=True), lambda image: torch.full_like(image[0], 2, dtype=torch.int64), dataset)
+    assert figures["iou"]["water"] == 0
+    assert figures["labels_without_pixels"] == ["water"]
+    assert describe_missing_labels(figures) == "The truth lacks 1 of the 3 labels: water"
+    assert describe_missing_labels(figures | {"labels_without_pixels": []}) == ""
+
+
+def test_labels_of_one_name_keep_figures_of_their_own(dataset):
+    twins = SegmentationDataset("halves", dataset.splits, {0: "crane", 1: "crane", 2: "water"}, True, None)
+    figures = evaluate(Accelerator(cpu=True), lambda image: image[0].long().clamp(min=1) - 1, twins)
+    assert figures["iou"] == {"crane (0)": 1, "crane (1)": 1, "water": None}
 
 
 def test_only_the_pictures_asked_for_are_evaluated(dataset):

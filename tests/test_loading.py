@@ -1,11 +1,13 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import json
+import re
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from conftest import paired_folders
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
@@ -37,15 +39,6 @@ def saved(folder, train=4, validation=2, image="image", mask="annotation", id2la
     datasets.DatasetDict({k: split(n, image, mask) for k, n in splits.items() if n}).save_to_disk(str(folder))
     if id2label is not None:
         (folder / "id2label.json").write_text(json.dumps(id2label))
-    return folder
-
-
-def pairs(folder, masks="annotations", splits=("training", "validation"), names=("p1", "p2")):
-    for part in splits:
-        for kind, mode, suffix in (("images", "RGB", ".jpg"), (masks, "L", ".png")):
-            (folder / kind / part).mkdir(parents=True, exist_ok=True)
-            for name in names:
-                Image.new(mode, (8, 6)).save(folder / kind / part / (name + suffix))
     return folder
 
 
@@ -102,7 +95,7 @@ def test_ade20k_from_parquet_files_of_the_hub_format(monkeypatch, tmp_path):
     [("ADEChallengeData2016", ("p1", "p2")), ("renamed", ("ADE_train_00000001",))],
 )
 def test_unpacked_ade20k(tmp_path, name, files):
-    folder = pairs(tmp_path / name, names=files)
+    folder = paired_folders(tmp_path / name, names=files)
     (folder / "images" / "training" / ".DS_Store").write_text("")
     loaded = load_segmentation_dataset(str(folder))
     assert loaded.num_labels == 150 and loaded.do_reduce_labels and loaded.palette == ade20k.PALETTE
@@ -112,8 +105,91 @@ def test_unpacked_ade20k(tmp_path, name, files):
     assert Path(example["image"].filename).stem == Path(example["annotation"].filename).stem == files[0]
 
 
+def looks_like_ade20k(folder, evidence):
+    if evidence == "objectInfo150.txt":
+        folder = paired_folders(folder)
+        (folder / evidence).write_text("")
+        return folder
+    return paired_folders(folder / evidence, names=("ADE_train_00000001",) if evidence == "renamed" else ("p1",))
+
+
+LIKE_ADE20K = pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        ("ADEChallengeData2016", "because the folder is called ADEChallengeData2016"),
+        ("objectInfo150.txt", "because it holds objectInfo150.txt"),
+        ("renamed", r"because its pictures are called ADE_train_\*"),
+    ],
+)
+
+
+@LIKE_ADE20K
+def test_own_label_names_come_before_those_of_ade20k(tmp_path, evidence, reason, caplog):
+    folder = looks_like_ade20k(tmp_path, evidence)
+    (folder / "id2label.json").write_text('["soil", "crop"]')
+    loaded = load_segmentation_dataset(str(folder))
+    assert loaded.id2label == {0: "soil", 1: "crop"} and loaded.do_reduce_labels is False and loaded.palette is None
+    assert re.search(
+        f"looks like ADE20K, {reason}, but its 2 label names were given. 0 in the masks is label 0, 'soil'",
+        caplog.text,
+    )
+    (folder / "id2label.json").write_text(json.dumps([f"kind {number}" for number in range(150)]))
+    assert load_segmentation_dataset(str(folder)).do_reduce_labels is False
+    caplog.clear()
+    assert load_segmentation_dataset(str(folder), do_reduce_labels=True).do_reduce_labels is True
+    assert not caplog.records
+
+
+@LIKE_ADE20K
+def test_that_a_folder_is_taken_for_ade20k_is_told(tmp_path, evidence, reason, caplog):
+    folder = looks_like_ade20k(tmp_path, evidence)
+    loaded = load_segmentation_dataset(str(folder))
+    assert loaded.num_labels == 150 and loaded.do_reduce_labels is True
+    assert re.search(f"taken for ADE20K, {reason}: .* 150 labels, and 0 in the masks means 'other'", caplog.text)
+    assert str(folder / "id2label.json") in caplog.text and "do_reduce_labels" in caplog.text
+    assert load_segmentation_dataset(str(folder), do_reduce_labels=False).do_reduce_labels is False
+    assert "0 in the masks is label 0, 'wall'" in caplog.text
+
+
+def test_label_names_given_for_what_looks_like_ade20k(tmp_path, caplog):
+    folder = looks_like_ade20k(tmp_path, "renamed")
+    loaded = load_segmentation_dataset(str(folder), id2label={0: "soil", 1: "crop"})
+    assert loaded.num_labels == 2 and loaded.do_reduce_labels is False
+    assert "0 in the masks is label 0, 'soil'" in caplog.text
+    translated = [f"Wort {number}" for number in range(150)]
+    loaded = load_segmentation_dataset(str(folder), id2label=dict(enumerate(translated)))
+    assert loaded.id2label[149] == "Wort 149" and loaded.do_reduce_labels is True
+    assert "0 in the masks means 'other'" in caplog.text
+    (folder / "id2label.json").write_text('["soil", "crop"]')
+    assert load_segmentation_dataset(str(folder), id2label=3).num_labels == 3
+    assert load_segmentation_dataset(str(folder), id2label=150).do_reduce_labels is False
+
+
+def test_what_is_known_is_not_told(monkeypatch, tmp_path, caplog):
+    splits = datasets.DatasetDict(train=split(2), validation=split(1))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: splits)
+    loaded = load_segmentation_dataset("ade20k", id2label=3)
+    assert loaded.num_labels == 3 and loaded.do_reduce_labels is True
+    load_segmentation_dataset("ade20k")
+    load_segmentation_dataset(str(saved(tmp_path)))
+    assert not caplog.records
+
+
+def test_a_column_that_was_guessed_among_several_is_told(tmp_path, caplog):
+    features = datasets.Features({key: datasets.Image() for key in ("image", "mask", "instances")})
+    picture = Image.new("L", (4, 4))
+    data = datasets.Dataset.from_dict({key: [picture] for key in features}, features=features)
+    datasets.DatasetDict(train=data, validation=data).save_to_disk(str(tmp_path))
+    load_segmentation_dataset(str(tmp_path), id2label=3)
+    assert "column 'image' is taken for the pictures and 'mask' for the masks" in caplog.text
+    assert "also has pictures in instances" in caplog.text
+    caplog.clear()
+    load_segmentation_dataset(str(tmp_path), id2label=3, image_column="image", mask_column="mask")
+    assert not caplog.records
+
+
 def test_folders_of_pairs_that_are_not_ade20k_need_label_names(tmp_path):
-    folder = pairs(tmp_path / "fields", masks="masks", splits=("train", "val"))
+    folder = paired_folders(tmp_path / "fields", masks="masks", splits=("train", "val"))
     with pytest.raises(ValueError, match="no label names.*id2label.json.*number of labels"):
         load_segmentation_dataset(str(folder))
     (folder / "id2label.json").write_text('["soil", "crop"]')
@@ -124,7 +200,7 @@ def test_folders_of_pairs_that_are_not_ade20k_need_label_names(tmp_path):
 
 @pytest.mark.parametrize("kind, other", [("images", "annotations"), ("annotations", "images")])
 def test_a_file_without_counterpart_is_named(tmp_path, kind, other):
-    folder = pairs(tmp_path / "ADEChallengeData2016")
+    folder = paired_folders(tmp_path / "ADEChallengeData2016")
     lone = next((folder / kind / "validation").glob("p2.*"))
     next((folder / other / "validation").glob("p2.*")).unlink()
     with pytest.raises(ValueError) as error:
@@ -133,7 +209,7 @@ def test_a_file_without_counterpart_is_named(tmp_path, kind, other):
 
 
 def test_broken_layouts_are_named(tmp_path):
-    folder = pairs(tmp_path / "ADEChallengeData2016")
+    folder = paired_folders(tmp_path / "ADEChallengeData2016")
     (folder / "images" / "extra").mkdir()
     with pytest.raises(ValueError, match="extra has no masks"):
         load_segmentation_dataset(str(folder))
@@ -143,7 +219,7 @@ def test_broken_layouts_are_named(tmp_path):
     (folder / "masks").mkdir()
     with pytest.raises(ValueError, match="several folders of masks: annotations, masks"):
         load_segmentation_dataset(str(folder))
-    twice = pairs(tmp_path / "twice")
+    twice = paired_folders(tmp_path / "twice")
     Image.new("RGB", (8, 6)).save(twice / "images" / "training" / "p1.png")
     with pytest.raises(ValueError, match="both p1.jpg and p1.png"):
         load_segmentation_dataset(str(twice))
@@ -166,7 +242,7 @@ def test_columns_may_be_given_and_swapped(tmp_path):
     assert loaded.splits["train"][0]["image"].mode == "RGB" and loaded.splits["train"][0]["annotation"].mode == "L"
 
 
-def test_parquet_folder_and_label_names_from_features(tmp_path):
+def test_parquet_folder_and_label_names_from_features(tmp_path, caplog):
     features = datasets.Features(
         image=datasets.Image(), mask=datasets.Image(), present=datasets.List(datasets.ClassLabel(names=["cat", "dog"]))
     )
@@ -175,6 +251,7 @@ def test_parquet_folder_and_label_names_from_features(tmp_path):
         data.to_parquet(str(tmp_path / f"{part}-00000-of-00001.parquet"))
     loaded = load_segmentation_dataset(str(tmp_path))
     assert loaded.id2label == {0: "cat", 1: "dog"} and loaded.splits["train"].column_names == ["image", "annotation"]
+    assert "label names are those of the column 'present', 2 of them" in caplog.text
 
 
 def test_hub_dataset(monkeypatch, tmp_path):
@@ -225,6 +302,21 @@ def test_what_datasets_cannot_load(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(ValueError, match=f"'no/such' could not be loaded: {error}(.|\n)*'scenes', 'ade20k', a folder"):
         load_segmentation_dataset("no/such")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "dataset_dict.json").write_text('{"splits": ["train"'),
+        lambda folder: (folder / "dataset_dict.json").write_text("{}"),
+        lambda folder: (folder / "train" / "state.json").unlink(),
+        lambda folder: (folder / "train" / "data-00000-of-00001.arrow").write_bytes(b"torn"),
+    ],
+)
+def test_a_saved_dataset_that_is_damaged_is_named(tmp_path, damage):
+    damage(saved(tmp_path))
+    with pytest.raises(ValueError, match=f"dataset '{tmp_path}' cannot be read: "):
+        load_segmentation_dataset(str(tmp_path))
 
 
 def test_a_missing_folder_is_not_looked_for_on_the_hub(tmp_path):
@@ -316,11 +408,17 @@ def test_label_names_given_win(tmp_path):
         (0, "numbers its 0 labels"),
         ("missing.json", "id2label file missing.json cannot be read"),
         (256, "256 labels; at most 255"),
+        ({0: "sky", 1: None}, "label 1 is called null; expected a name"),
     ],
 )
 def test_label_names_that_will_not_do(tmp_path, id2label, message):
     with pytest.raises(ValueError, match=message):
         load_segmentation_dataset(str(saved(tmp_path)), id2label=id2label)
+
+
+def test_equal_label_names_are_told_apart(tmp_path):
+    loaded = load_segmentation_dataset(str(saved(tmp_path, id2label={0: "N/A", 1: "person", 2: "N/A"})))
+    assert loaded.id2label == {0: "N/A (0)", 1: "person", 2: "N/A (2)"}
 
 
 def test_255_labels_are_too_many_with_reduction(tmp_path):

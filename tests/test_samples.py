@@ -18,9 +18,8 @@ def example(mask, size=None, image=None):
 
 
 def read(mask, num_labels=3, do_reduce_labels=True, **kwargs):
-    return read_example(
-        example(mask, **kwargs), num_labels=num_labels, do_reduce_labels=do_reduce_labels, name="pets train[7]"
-    )
+    split = [None] * 7 + [example(mask, **kwargs)]
+    return read_example(split, 7, num_labels=num_labels, do_reduce_labels=do_reduce_labels, name="pets train")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +156,7 @@ def test_samples_are_those_of_whole_pictures(split):
     run = samples(split, num_samples=10)
     for index in range(10):
         order = torch.randperm(5, generator=samples_module._generator(0, 0, index // 5))
-        whole = read_example(split[int(order[index % 5])], num_labels=3, do_reduce_labels=True, name="")
+        whole = read_example(split, int(order[index % 5]), num_labels=3, do_reduce_labels=True, name="")
         image, labels = run.augmentation(*whole, samples_module._generator(0, 1, index))
         assert run[index]["pixel_values"].equal(image) and run[index]["labels"].equal(labels.long())
 
@@ -172,7 +171,7 @@ def test_parts_of_any_picture_are_those_of_the_whole(mode, orientation):
     split = split_of_files(file_of(image.convert(mode), name, orientation), (44, 60) if orientation == 6 else (60, 44))
     assert split[0]["image"].mode == mode
     run = samples(split, num_samples=3)
-    whole = read_example(split[0], num_labels=3, do_reduce_labels=True, name="")
+    whole = read_example(split, 0, num_labels=3, do_reduce_labels=True, name="")
     for index in range(3):
         expected = run.augmentation(*whole, samples_module._generator(0, 1, index))[0]
         assert run[index]["pixel_values"].equal(expected)
@@ -241,6 +240,104 @@ def test_pictures_that_cannot_be_used_are_named(spoil, message, jpeg_draft):
     split = split_of_files(spoil(file_of(wavy_picture())), (203, 131))
     with pytest.raises(ValueError, match=rf"train\[0\].*{message}"):
         samples(split, jpeg_draft=jpeg_draft)[0]
+
+
+def break_second_chunk(content):
+    """A PNG over whose second chunk of pixels Pillow raises a SyntaxError."""
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    return content[:second] + bytes(4) + content[second + 4 :]
+
+
+DAMAGE = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "text": lambda content: b"no picture",
+    "broken chunk": break_second_chunk,
+    "missing": None,
+}
+
+
+def split_of_noise(folder):
+    """Two examples as files, PNGs whose pixels fill several chunks; the second is the one to damage."""
+    rows = {"image": [], "annotation": []}
+    for idx in range(2):
+        for column, mode in (("image", "RGB"), ("annotation", "L")):
+            noise = np.random.default_rng(idx).integers(0, 3, (700, 701), dtype=np.uint8)
+            path = folder / f"{column}-{idx}.png"
+            Image.fromarray(noise).convert(mode).save(path)
+            rows[column].append(str(path))
+    features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def error_of(split, reader):
+    """What reading the second example raises."""
+    with pytest.raises(ValueError) as error:
+        if reader == "whole":
+            read_example(split, 1, num_labels=3, do_reduce_labels=False, name="pets train")
+        else:
+            run = TrainSamples(split, TrainAugmentation(16, (40, 24)), num_labels=3, do_reduce_labels=False, seed=0,
+                               num_samples=2, name="pets train", jpeg_draft=reader == "draft")  # fmt: skip
+            list(run)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("reader", ["whole", "samples", "draft"])
+@pytest.mark.parametrize("column, other", [("image", "annotation"), ("annotation", "image")])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path, damage, column, other, reader):
+    split = split_of_noise(tmp_path)
+    path = tmp_path / f"{column}-1.png"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert error_of(split, reader).startswith(f"pets train[1] ({path}) cannot be read: ")
+
+
+@pytest.mark.parametrize("reader", ["whole", "samples", "draft"])
+def test_decompression_bombs_are_named(tmp_path, reader, monkeypatch):
+    split = split_of_noise(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)
+    error = error_of(split.select([1, 1]), reader)
+    assert "image-1.png" in error and "annotation-1.png) cannot be read: Image size" in error
+
+
+@pytest.mark.parametrize("reader", ["whole", "samples", "draft"])
+@pytest.mark.parametrize("column", ["image", "annotation"])
+def test_a_file_in_a_table_is_named(column, reader):
+    file = file_of(Image.new("L", (400, 300)), "fine.png")
+    damaged = {"bytes": file["bytes"][:99], "path": "torn.png"}
+    rows = {key: [damaged if key == column else file] * 2 for key in ("image", "annotation")}
+    split = datasets.Dataset.from_dict(rows, features=datasets.Features({key: datasets.Image() for key in rows}))
+    assert error_of(split, reader).startswith(("pets train[1] (torn.png) cannot", "pets train[0] (torn.png) cannot"))
+
+
+@pytest.mark.parametrize("reader", ["whole", "samples", "draft"])
+def test_files_that_do_not_go_together_are_both_named(tmp_path, reader):
+    split = split_of_noise(tmp_path)
+    Image.new("L", (3, 2)).save(tmp_path / "annotation-1.png")
+    files = f"({tmp_path / 'image-1.png'}, {tmp_path / 'annotation-1.png'})"
+    assert error_of(split, reader) == f"pets train[1] {files}: the picture has 701x700 pixels and its annotation 3x2."
+    Image.new("L", (701, 700), 3).save(tmp_path / "annotation-1.png")
+    assert error_of(split, reader).startswith(f"pets train[1] {files}: the annotation holds the labels 3;")
+
+
+@pytest.mark.parametrize("reader", ["whole", "samples", "draft"])
+@pytest.mark.parametrize("column, what", [("image", "picture"), ("annotation", "annotation")])
+def test_nothing_in_place_of_a_picture_is_named(column, what, reader):
+    file = file_of(Image.new("L", (40, 30)), "fine.png")
+    rows = {key: [file, None if key == column else file] for key in ("image", "annotation")}
+    split = datasets.Dataset.from_dict(rows, features=datasets.Features({key: datasets.Image() for key in rows}))
+    assert error_of(split, reader) == f"pets train[1] (fine.png): the {what} is a NoneType; expected a PIL image."
+
+
+def test_errors_of_a_transform_name_the_example(split):
+    def fail(rows):
+        raise KeyError("depth")
+
+    with pytest.raises(ValueError, match=r"pets train\[3\] cannot be read: 'depth'"):
+        read_example(split.with_transform(fail), 3, num_labels=3, do_reduce_labels=True, name="pets train")
 
 
 def test_every_epoch_shows_every_picture_once_in_its_own_order(split):

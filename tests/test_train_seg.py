@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 import torch
 import train_seg
 from accelerate import Accelerator, PartialState
-from conftest import BOX_NAMES, finish, launch
+from conftest import BOX_NAMES, finish, launch, paired_folders
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -59,6 +60,7 @@ def test_run_leaves_model_figures_and_pictures(runs):
     assert 0 <= results["mean_iou"] <= 1
     assert results["iou"].keys() == set(BOX_NAMES.values())
     assert [evaluation["step"] for evaluation in results["evaluations"]] == [3, 6]
+    assert results["labels_without_pixels"] == []
     assert results["run"]["gradient_accumulation_steps"] == 2
     assert results["arguments"]["ema_decay"] == 0.8
     names = {path.name for path in (runs / "whole").iterdir()}
@@ -140,6 +142,24 @@ def test_problems_end_the_script_before_anything_is_loaded(monkeypatch, tmp_path
     assert stop.value.code == 2
     assert "--learning_rate must be above 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_without_a_label_beside_background_stop_the_script(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    for mask in paired_folders(tmp_path / "fields").glob("annotations/*/*.png"):
+        Image.linear_gradient("L").resize((8, 6)).point(lambda value: 255 * (value > 99)).save(mask)
+    (tmp_path / "fields" / "id2label.json").write_text('["soil", "crop"]')
+    arguments = ("--dataset", "fields", *TRAINING, "--output_dir", "run")
+    monkeypatch.setattr(sys, "argv", ["train_seg.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        train_seg.main()
+    assert stop.value.code == 2
+    assert re.search(
+        r"masks hold 0 \(.* %\) and 255 \(.* %\), and 255 is ignored: the only label is 0 'soil'",
+        capsys.readouterr().err,
+    )
+    assert not list(tmp_path.glob("run/*"))
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (1.0, float("inf"))])

@@ -314,13 +314,17 @@ def set_labels(
     config: VanConfig, model_class: type[VanPreTrainedModel], meta: Mapping[str, Any], id2label: dict[int, str] | None
 ):
     """
-    Sets `id2label`, `label2id` and `palette` of `config`: from `id2label`, else from the `CLASSES` and `PALETTE` in
+    Set `id2label`, `label2id` and `palette` of `config`: from `id2label`, else from the `CLASSES` and `PALETTE` in
     `meta`, else ADE20K's or ImageNet's where their number fits. Without any of these the names stay LABEL_0, LABEL_1
     and so on, and a warning says so. The palette is that in `meta`, else ADE20K's if the names are.
 
+    Names are told apart and stripped, see [`read_id2label`].
+
     Raises:
-        ValueError: the names are not as many as `config.num_labels`.
+        ValueError: the names are not as many as `config.num_labels`, or a label has none.
     """
+    from .data.label_names import read_id2label
+
     if id2label is not None:
         source, names = "id2label", [id2label[idx] for idx in sorted(id2label)]
         if sorted(id2label) != list(range(len(names))):
@@ -337,7 +341,7 @@ def set_labels(
         names = list(config.id2label.values())
     if len(names) != config.num_labels:
         raise ValueError(f"{source} has {len(names)} names, but the model has {config.num_labels} labels")
-    config.id2label = {idx: str(name).strip() for idx, name in enumerate(names)}
+    config.id2label = read_id2label(names, source)
     config.label2id = {name: idx for idx, name in config.id2label.items()}
     if model_class is VanForSemanticSegmentation:
         config.palette = _find_palette(meta, list(config.id2label.values()))

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .data import SegmentationDataset, read_example
+from .data.label_names import unique_names
 from .inference import load_model
 from .metrics.mean_iou.mean_iou import confusion_matrix, scores_from_confusion_matrix
 from .model.image_processing_van import VanImageProcessor
@@ -36,12 +37,17 @@ def load_trained(path: str, dataset: SegmentationDataset) -> tuple[VanForSemanti
 
 
 def read_validation_example(dataset: SegmentationDataset, idx: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns a validation picture, uint8 (3, height, width), and its labels, uint8 (height, width), 255 ignored."""
+    """Return a validation picture, uint8 (3, height, width), and its labels, uint8 (height, width), 255 ignored.
+
+    Raises:
+        ValueError: the example cannot be read, see [`read_example`]; the message names it.
+    """
     return read_example(
-        dataset.splits["validation"][idx],
+        dataset.splits["validation"],
+        idx,
         num_labels=dataset.num_labels,
         do_reduce_labels=dataset.do_reduce_labels,
-        name=f"{dataset.name} validation[{idx}]",
+        name=f"{dataset.name} validation",
     )
 
 
@@ -67,9 +73,9 @@ def evaluate_pictures(
     indices: Sequence[int],
     counted: torch.Tensor | None = None,
 ) -> Iterator[PictureResult]:
-    """Predicts this process's share of validation pictures, each by itself, behind a progress bar.
+    """Predict this process's share of validation pictures, each by itself, behind a progress bar.
 
-    Close the generator (`contextlib.closing`) where what is done with the results may fail: its threads go on else.
+    Close the generator (`contextlib.closing`) where what is done with the results may fail, or its threads go on.
 
     Args:
         accelerator: Tells the processes apart.
@@ -119,10 +125,9 @@ def evaluate_pictures(
 def evaluate(
     accelerator: Accelerator, predict: Callable[[torch.Tensor], torch.Tensor], dataset: SegmentationDataset
 ) -> dict:
-    """Scores predictions on the validation split, which is dealt out to the processes; for all of them to call.
+    """Score predictions on the validation split, which is dealt out to the processes; all of them must call this.
 
-    What is added up are integers, so that the figures depend neither on the number of processes nor on that of
-    threads.
+    Integers are added up, so that the figures depend neither on the number of processes nor on that of threads.
 
     Args:
         accelerator, predict, dataset: See [`evaluate_pictures`].
@@ -140,18 +145,35 @@ def evaluate(
 
 
 def figures_by_label(scores: dict, id2label: dict[int, str]) -> dict:
-    """Returns a metric's scores as they go into a JSON file.
+    """Return a metric's scores as they go into a JSON file.
 
     Args:
         scores: What mean IoU's `compute` returns.
         id2label: Name of each label.
 
     Returns:
-        Fractions: `mean_iou`, `mean_accuracy`, `overall_accuracy`; and `iou`, a dict by label name, None where a
-        label occurs in neither truth nor prediction.
+        Fractions: `mean_iou`, `mean_accuracy`, `overall_accuracy`; `iou`, a dict by label name, None where a label
+        occurs in neither truth nor prediction; and `labels_without_pixels`, the names of the labels that do not occur
+        in the truth, so that the figures say nothing of them.
     """
+    names = unique_names(id2label)
     iou = {
-        id2label[label]: None if math.isnan(value) else float(value)
+        names[label]: None if math.isnan(value) else float(value)
         for label, value in enumerate(scores["per_category_iou"])
     }
-    return {name: float(scores[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")} | {"iou": iou}
+    figures = {name: float(scores[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+    # An accuracy is a share of the truth's pixels, and is NaN where there are none.
+    missing = [names[label] for label, value in enumerate(scores["per_category_accuracy"]) if math.isnan(value)]
+    return {**figures, "iou": iou, "labels_without_pixels": missing}
+
+
+def describe_missing_labels(figures: dict) -> str:
+    """Return a sentence about the labels that do not occur in the truth; "" if all of them do.
+
+    Args:
+        figures: See [`figures_by_label`]; those of a checkpoint from before `labels_without_pixels` lack it.
+    """
+    missing = figures.get("labels_without_pixels")
+    if not missing:
+        return ""
+    return f"The truth lacks {len(missing)} of the {len(figures['iou'])} labels: {', '.join(missing)}"

@@ -3,7 +3,15 @@
 """Datasets for semantic segmentation, through `datasets`, and the training augmentation."""
 
 from .augmentation import TrainAugmentation
+from .label_check import check_train_labels
 from .loading import SegmentationDataset, load_segmentation_dataset
 from .samples import TrainSamples, read_example
 
-__all__ = ["SegmentationDataset", "TrainAugmentation", "TrainSamples", "load_segmentation_dataset", "read_example"]
+__all__ = [
+    "SegmentationDataset",
+    "TrainAugmentation",
+    "TrainSamples",
+    "check_train_labels",
+    "load_segmentation_dataset",
+    "read_example",
+]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from . import ade20k, scenes
+from .folders import mask_folders, pair_folders
+from .label_names import read_id2label
+
+logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "picture", "photo")
 MASK_COLUMNS = (
@@ -30,7 +34,6 @@ MASK_COLUMNS = (
 )
 TRAIN_SPLITS = ("train", "training")
 VALIDATION_SPLITS = ("validation", "val", "valid", "dev")
-MASK_FOLDERS = ("annotations", "masks", "labels")
 LABEL_NAMES_FILE = "id2label.json"
 # Labels are kept as uint8, in which 255 is the ignored one.
 MAX_LABELS = 255
@@ -44,7 +47,7 @@ class SegmentationDataset:
         name: what it was loaded as.
         splits: "train" and "validation", with the columns `image` and `annotation` (`datasets.Image`, decoded when
             asked for; annotations have one channel) and `scene_category` where there is one.
-        id2label: the label names by label id, 0..num_labels - 1, as they are after reduction.
+        id2label: the label names by label id, 0..num_labels - 1, as they are after reduction; no two are alike.
         do_reduce_labels: whether 0 in the annotations means "other", so that raw label k is label k - 1.
         palette: [red, green, blue] in 0..255 for each label, or None.
     """
@@ -62,11 +65,16 @@ class SegmentationDataset:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a place holds, before splits and columns are chosen; `class_names` where the place settles them."""
+    """What a place holds, before splits, columns and labels are settled.
+
+    `class_names`, where the place tells them, and `zero_is_other` are facts, unless `guessed_from` says from what they
+    were guessed.
+    """
 
     splits: datasets.DatasetDict
     class_names: tuple[str, ...] | None = None
     zero_is_other: bool = False
+    guessed_from: str | None = None
 
 
 def load_segmentation_dataset(
@@ -83,6 +91,9 @@ def load_segmentation_dataset(
 ) -> SegmentationDataset:
     """Load a dataset of pictures and masks. Nothing is decoded before it is asked for.
 
+    What is guessed where there is room for doubt (that a folder is ADE20K, one of several columns of pictures, label
+    names of a column) is told in a warning, with how to say otherwise.
+
     Args:
         name_or_path: one of
 
@@ -90,16 +101,19 @@ def load_segmentation_dataset(
             - "ade20k": the Hub's parquet copy of ADE20K's scene parsing benchmark;
             - a folder with `images/{training,validation}` and the masks, of the same names up to the suffix, in
               `annotations/{training,validation}`: the unpacked ADEChallengeData2016, or any other laid out like it
-              (`masks` or `labels`, `train` and `val` will do);
+              (`masks` or `labels`, `train` and `val` will do), see `folders.pair_folders`;
             - any other folder that `datasets.load_from_disk` or `datasets.load_dataset` takes;
             - any dataset on the Hub.
         image_column: the column of the pictures. Guessed from its name by default.
         mask_column: the column of the masks. Guessed from its name by default.
         id2label: the label names {0: name, ...} as they are after reduction, a JSON file that holds them (an object or
-            a list), or a number of labels, which then go by numbers. By default they are looked for in
-            `id2label.json` in the folder or Hub repository, then in a column that lists class labels.
+            a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. "scenes" and
+            "ade20k" know theirs. For all others they are looked for in `id2label.json` in the folder or Hub
+            repository; a folder without one that looks like ADE20K (its name, `objectInfo150.txt` or files called
+            `ADE_train_*`) gets ADE20K's; for any other a column that lists class labels tells them.
         do_reduce_labels: whether 0 in the masks means "other": 0 becomes 255 (ignored) and k becomes k - 1. By default
-            True for "scenes", "ade20k" and ADEChallengeData2016, False for everything else.
+            True for "scenes", "ade20k" and for a folder that looks like ADE20K, unless it has an `id2label.json` or
+            `id2label` is not of 150 labels; False for everything else.
         train_split: what to train on, as `datasets` writes splits: "train", "train[:90%]". By default "train".
         validation_split: what to validate on. By default "validation", "val", "valid" or "dev".
         config_name: the configuration of a Hub dataset that has several.
@@ -113,9 +127,7 @@ def load_segmentation_dataset(
     source = _open(name, config_name, revision)
     splits = _choose_splits(name, source.splits, train_split, validation_split)
     splits = _choose_columns(name, splits, image_column, mask_column)
-    names = _find_label_names(name, source, id2label, revision)
-    if do_reduce_labels is None:
-        do_reduce_labels = source.zero_is_other
+    names, do_reduce_labels = _settle_labels(name, source, id2label, do_reduce_labels, revision)
     most = MAX_LABELS - do_reduce_labels
     if len(names) > most:
         raise ValueError(f"dataset {name!r} has {len(names)} labels; at most {most} fit beside 255 (ignored).")
@@ -140,13 +152,16 @@ def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
         if folder.exists() or name.startswith(("/", ".", "~")):
             raise ValueError(f"dataset {name!r} is not a folder. {_WHAT_WOULD_DO}")
         return _Source(_load(name, config_name, revision=revision))
-    if (folder / "images").is_dir() and _mask_folders(folder):
-        splits = _pair_folders(folder)
-        if _is_ade20k(folder):
-            return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True)
+    if (folder / "images").is_dir() and mask_folders(folder):
+        splits = pair_folders(folder)
+        if evidence := _ade20k_evidence(folder):
+            return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True, guessed_from=evidence)
         return _Source(splits)
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        saved = datasets.load_from_disk(str(folder))
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"dataset {name!r} cannot be read: {error}") from error
         return _Source(saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved))
     return _Source(_load(str(folder), config_name))
 
@@ -168,55 +183,15 @@ def _load(path: str, config_name: str | None = None, **kwargs) -> datasets.Datas
         ) from error
 
 
-def _mask_folders(folder: Path) -> list[Path]:
-    return [folder / name for name in MASK_FOLDERS if (folder / name).is_dir()]
-
-
-def _is_ade20k(folder: Path) -> bool:
-    """Other datasets use ADE20K's layout too, but not its file names: ADE_train_00000001.jpg."""
-    if folder.resolve().name == "ADEChallengeData2016" or (folder / "objectInfo150.txt").exists():
-        return True
-    return any((folder / "images").glob("train*/ADE_train_*"))
-
-
-def _pair_folders(folder: Path) -> datasets.DatasetDict:
-    mask_folders = _mask_folders(folder)
-    if len(mask_folders) > 1:
-        found = ", ".join(path.name for path in mask_folders)
-        raise ValueError(f"{folder} has several folders of masks: {found}. Keep the one that goes with images/.")
-    splits = {}
-    for split_folder in sorted(path for path in (folder / "images").iterdir() if path.is_dir()):
-        masks_folder = mask_folders[0] / split_folder.name
-        if not masks_folder.is_dir():
-            raise ValueError(f"{split_folder} has no masks: there is no folder {masks_folder}.")
-        images, masks = _files_by_stem(split_folder), _files_by_stem(masks_folder)
-        for stem in sorted(images.keys() ^ masks.keys()):
-            lone, other = (images[stem], masks_folder) if stem in images else (masks[stem], split_folder)
-            raise ValueError(f"{lone} has no counterpart: no file {stem}.* in {other}. Add it, or remove this one.")
-        if not images:
-            raise ValueError(f"{split_folder} holds no pictures.")
-        stems = sorted(images)
-        columns = {"image": [str(images[s]) for s in stems], "annotation": [str(masks[s]) for s in stems]}
-        features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
-        splits[split_folder.name] = datasets.Dataset.from_dict(columns, features=features)
-    if not splits:
-        raise ValueError(
-            f"{folder / 'images'} has no split folders: expected training and validation (or train and val)."
-        )
-    return datasets.DatasetDict(splits)
-
-
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.stem in files:
-            raise ValueError(
-                f"{folder} holds both {files[path.stem].name} and {path.name}: names must differ before the suffix."
-            )
-        files[path.stem] = path
-    return files
+def _ade20k_evidence(folder: Path) -> str | None:
+    """What makes a folder look like ADE20K. Other datasets have its layout too, but not its names."""
+    if folder.resolve().name == "ADEChallengeData2016":
+        return "the folder is called ADEChallengeData2016"
+    if (folder / "objectInfo150.txt").exists():
+        return "it holds objectInfo150.txt"
+    if any((folder / "images").glob("train*/ADE_train_*")):
+        return "its pictures are called ADE_train_*"
+    return None
 
 
 def _choose_splits(
@@ -263,10 +238,18 @@ def _choose_columns(
     name: str, splits: datasets.DatasetDict, image_column: str | None, mask_column: str | None
 ) -> datasets.DatasetDict:
     features = splits["train"].features
+    is_guess = image_column is None or mask_column is None
     image_column = _choose_column(name, features, "image_column", image_column, IMAGE_COLUMNS)
     mask_column = _choose_column(name, features, "mask_column", mask_column, MASK_COLUMNS)
     if image_column == mask_column:
         raise ValueError(f"image_column and mask_column of dataset {name!r} are both {image_column!r}.")
+    pictures = {key for key, feature in features.items() if isinstance(feature, datasets.Image)}
+    if is_guess and (others := sorted(pictures - {image_column, mask_column})):
+        logger.warning(
+            "dataset %r: the column %r is taken for the pictures and %r for the masks, by their names; it also has "
+            "pictures in %s. image_column and mask_column say otherwise.",
+            *(name, image_column, mask_column, ", ".join(others)),
+        )
     kept = [image_column, mask_column]
     if "scene_category" in features and "scene_category" not in kept:
         kept.append("scene_category")
@@ -302,30 +285,71 @@ def _choose_column(
     return fitting[0]
 
 
-def _find_label_names(
-    name: str, source: _Source, id2label: dict[int, str] | str | Path | int | None, revision: str | None
-) -> dict[int, str]:
-    if id2label is not None:
-        return read_id2label(id2label)
-    if source.class_names is not None:
-        return dict(enumerate(source.class_names))
+def _settle_labels(
+    name: str,
+    source: _Source,
+    id2label: dict[int, str] | str | Path | int | None,
+    do_reduce_labels: bool | None,
+    revision: str | None,
+) -> tuple[dict[int, str], bool]:
+    """The label names and whether 0 is "other". What the user wrote comes before what is guessed."""
+    known = source.class_names is not None and source.guessed_from is None
+    file = None if known or id2label is not None else _label_names_file(name, revision)
+    if id2label is not None or file is not None:
+        names = read_id2label(file if id2label is None else id2label)
+    elif source.class_names is not None:
+        names = dict(enumerate(source.class_names))
+    else:
+        names = _label_names_of_columns(name, source.splits)
+    if source.guessed_from is None:
+        return names, source.zero_is_other if do_reduce_labels is None else do_reduce_labels
+    is_guess = do_reduce_labels is None
+    if is_guess:
+        # Names in an argument may be translations; a file beside the data, or another number, describes other masks.
+        is_translation = len(names) == len(source.class_names) and _label_names_file(name, revision) is None
+        do_reduce_labels = source.zero_is_other and is_translation
+    zero = "means 'other' and is ignored" if do_reduce_labels else f"is label 0, {names[0]!r}"
+    if file is None and id2label is None:
+        logger.warning(
+            "dataset %r is taken for ADE20K, because %s: it gets ADE20K's %d labels, and 0 in the masks %s. For other "
+            "data, write the label names into %s or give id2label; do_reduce_labels says whether 0 means 'other'.",
+            *(name, source.guessed_from, len(names), zero, Path(name) / LABEL_NAMES_FILE),
+        )
+    elif is_guess:
+        logger.warning(
+            "dataset %r looks like ADE20K, because %s, but its %d label names were given. 0 in the masks %s; "
+            "do_reduce_labels says otherwise.",
+            *(name, source.guessed_from, len(names), zero),
+        )
+    return names, do_reduce_labels
+
+
+def _label_names_file(name: str, revision: str | None) -> Path | None:
     folder = Path(name).expanduser()
     file = folder / LABEL_NAMES_FILE if folder.is_dir() else _download_label_names(name, revision)
-    if file is not None and file.exists():
-        return read_id2label(file)
-    features = next(iter(source.splits.values())).features
+    return file if file is not None and file.exists() else None
+
+
+def _label_names_of_columns(name: str, splits: datasets.DatasetDict) -> dict[int, str]:
+    features = next(iter(splits.values())).features
     listed = {
-        tuple(f.feature.names)
-        for f in features.values()
-        if isinstance(getattr(f, "feature", None), datasets.ClassLabel)
+        column: tuple(feature.feature.names)
+        for column, feature in features.items()
+        if isinstance(getattr(feature, "feature", None), datasets.ClassLabel)
     }
-    if len(listed) == 1:
-        return dict(enumerate(listed.pop()))
-    raise ValueError(
-        f"dataset {name!r} has no label names: no {LABEL_NAMES_FILE} beside its data and "
-        f"{'several columns' if listed else 'no column'} of class labels. Give id2label: a dict {{0: name, ...}}, a "
-        "JSON file of it, or the number of labels."
+    if len(set(listed.values())) != 1:
+        raise ValueError(
+            f"dataset {name!r} has no label names: no {LABEL_NAMES_FILE} beside its data and "
+            f"{'several columns' if listed else 'no column'} of class labels. Give id2label: a dict {{0: name, ...}}, "
+            "a JSON file of it, or the number of labels."
+        )
+    column, names = next(iter(listed.items()))
+    logger.warning(
+        "dataset %r: the label names are those of the column %r, %d of them. If the masks hold other labels, give "
+        "id2label.",
+        *(name, column, len(names)),
     )
+    return read_id2label(names, f"column {column!r} of dataset {name!r}")
 
 
 def _download_label_names(repository: str, revision: str | None) -> Path | None:
@@ -333,34 +357,3 @@ def _download_label_names(repository: str, revision: str | None) -> Path | None:
         return Path(hf_hub_download(repository, LABEL_NAMES_FILE, repo_type="dataset", revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError):
         return None
-
-
-def read_id2label(value: dict[int, str] | list[str] | str | Path | int) -> dict[int, str]:
-    """Label names {0: name, ...} from anything that `load_segmentation_dataset` takes as `id2label`.
-
-    Raises:
-        ValueError: the file cannot be read, or the ids are not 0, 1, 2 and so on.
-    """
-    origin = "id2label"
-    if isinstance(value, (str, Path)):
-        origin = f"id2label file {value}"
-        try:
-            value = json.loads(Path(value).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
-    if isinstance(value, int):
-        value = [f"LABEL_{index}" for index in range(value)]
-    if isinstance(value, (list, tuple)):
-        value = dict(enumerate(value))
-    try:
-        names = {int(key): str(label) for key, label in value.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{origin} is {value!r}; expected label names by number, such as {{0: 'wall', 1: 'sky'}}."
-        ) from error
-    if not names or sorted(names) != list(range(len(names))):
-        raise ValueError(
-            f"{origin} numbers its {len(names)} labels {sorted(names)}; expected 0, 1, 2, … without gaps, as they are "
-            "after reduction: with do_reduce_labels raw label 1 is number 0, and 'other' and 'ignored' have no number."
-        )
-    return dict(sorted(names.items()))

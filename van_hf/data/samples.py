@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import datasets
 import numpy as np
@@ -22,75 +24,139 @@ MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_example(
-    example: dict, *, num_labels: int, do_reduce_labels: bool, name: str
+    split: datasets.Dataset, idx: int, *, num_labels: int, do_reduce_labels: bool, name: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """An example's picture and labels as tensors.
+    """Return the picture and the labels of an example as tensors.
 
     Args:
-        example: `image` and `annotation`, both PIL images. Each is turned as its EXIF orientation says, and the
-            picture is read as `VanImageProcessor` reads it.
+        split: has the columns `image` and `annotation`, both decoded to PIL images. Each is turned as its EXIF
+            orientation says, and the picture is read as `VanImageProcessor` reads it.
+        idx: the number of the example in the split.
         num_labels: labels must be below it, or 255.
         do_reduce_labels: whether 0 in the annotation means "other", see `reduce_labels`.
-        name: what the example is called in errors, such as "scenes train[17]".
+        name: what the split is called in errors, such as "scenes train".
 
     Returns:
         uint8 (3, height, width) in RGB and uint8 (height, width), 255 where ignored.
 
     Raises:
-        ValueError: picture and annotation differ in size, the annotation has several channels, or labels are out of
-            range.
+        ValueError: a file is missing or damaged, picture and annotation differ in size, the annotation has several
+            channels, or labels are out of range; see [`named_errors`].
     """
-    labels = _read_labels(example["annotation"], num_labels, do_reduce_labels, name)
-    image = _read_pixels(example["image"], name)
-    _check_size(image.shape[1:], labels.shape, name)
+    with named_errors(split, idx, name):
+        example = split[idx]
+        labels = _read_labels(example["annotation"], num_labels, do_reduce_labels)
+        image = _read_pixels(example["image"])
+        _check_size(image.shape[1:], labels.shape)
     return image, reduce_labels(labels) if do_reduce_labels else labels
 
 
-def _read_labels(mask: Image.Image, num_labels: int, do_reduce_labels: bool, name: str) -> torch.Tensor:
-    """The labels of an annotation, checked but not yet reduced: uint8 (height, width)."""
-    _check_picture(mask, "annotation", name)
+@contextmanager
+def named_errors(split: datasets.Dataset, idx: int, name: str) -> Iterator[None]:
+    """Turn whatever goes wrong while an example is read into an error that names it: "scenes train[17] (a.jpg): ...".
+
+    Args:
+        split: its columns `image` and `annotation` tell the names of the files, where they know them. If one of the
+            files cannot be decoded, only that one is named.
+        idx: the number of the example in the split.
+        name: what the split is called.
+
+    Raises:
+        ValueError: there was an error.
+    """
+    try:
+        yield
+    # Pillow raises errors of any kind over a damaged file: OSError, SyntaxError, struct.error, its own for bombs.
+    except Exception as error:
+        files, problem = _files(split, idx), ":"
+        if not isinstance(error, ValueError):
+            files = [file for file in files if not _can_be_decoded(file)] or files
+            problem = " cannot be read:"
+        names = ", ".join(file["path"] for file in files if file["path"] is not None)
+        listed = f" ({names})" if names else ""
+        raise ValueError(f"{name}[{idx}]{listed}{problem} {error or type(error).__name__}") from error
+
+
+def _files(split: datasets.Dataset, idx: int) -> list[dict]:
+    """The files of an example, undecoded, as far as the split has such."""
+    if not isinstance(split, datasets.Dataset):
+        return []
+    columns = [column for column in ("image", "annotation") if isinstance(split.features.get(column), datasets.Image)]
+    split = split.with_format(None).select_columns(columns)
+    for column in columns:
+        split = split.cast_column(column, datasets.Image(decode=False))
+    try:
+        return [file for file in split[idx].values() if file is not None]
+    except Exception:  # what cannot be read at all has been reported by the first error
+        return []
+
+
+def _can_be_decoded(file: dict) -> bool:
+    try:
+        datasets.Image().decode_example(file)
+    except Exception:  # of any kind, see `named_errors`
+        return False
+    return True
+
+
+def raw_labels(mask: Image.Image) -> np.ndarray:
+    """Return the pixels of an annotation as they are, upright: uint8 or int64 (height, width).
+
+    Raises:
+        ValueError: it is no picture, or has several channels.
+    """
+    _check_picture(mask, "annotation")
     mask = upright(mask)
     if mask.mode not in MASK_MODES:
         raise ValueError(
-            f"{name}: the annotation has mode {mask.mode}; expected one channel of label ids (mode L, P, I, I;16 or "
-            "1). Colours must be turned into label ids first."
+            f"the annotation has mode {mask.mode}; expected one channel of label ids (mode L, P, I, I;16 or 1). "
+            "Colours must be turned into label ids first."
         )
-    labels = np.array(mask, dtype=np.uint8 if mask.mode in ("1", "L", "P") else np.int64)
+    return np.array(mask, dtype=np.uint8 if mask.mode in ("1", "L", "P") else np.int64)
+
+
+def check_labels(labels: np.ndarray, num_labels: int, do_reduce_labels: bool) -> None:
+    """Raise a ValueError that lists the raw labels, integers of any shape, that are out of range and not 255."""
     first = int(do_reduce_labels)
     last = num_labels - 1 + first
     # In uint8 the step up makes 0 of the ignored 255, and one maximum tells whether all is well.
-    if labels.dtype != np.uint8 or (labels + np.uint8(1)).max() > last + 1:
-        wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels > last))
-        if wrong.any():
-            found = np.unique(labels[wrong]).tolist()
-            shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
-            other = ", 0 is other" if do_reduce_labels else ""
-            raise ValueError(
-                f"{name}: the annotation holds the labels {shown}; with {num_labels} labels and "
-                f"do_reduce_labels={do_reduce_labels} they go from {first} to {last}{other}, and 255 is ignored."
-            )
+    if labels.dtype == np.uint8 and (labels + np.uint8(1)).max() <= last + 1:
+        return
+    wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels > last))
+    if wrong.any():
+        found = np.unique(labels[wrong]).tolist()
+        shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
+        other = ", 0 is other" if do_reduce_labels else ""
+        raise ValueError(
+            f"the annotation holds the labels {shown}; with {num_labels} labels and "
+            f"do_reduce_labels={do_reduce_labels} they go from {first} to {last}{other}, and 255 is ignored."
+        )
+
+
+def _read_labels(mask: Image.Image, num_labels: int, do_reduce_labels: bool) -> torch.Tensor:
+    """The labels of an annotation, checked but not yet reduced: uint8 (height, width)."""
+    labels = raw_labels(mask)
+    check_labels(labels, num_labels, do_reduce_labels)
     return torch.from_numpy(labels.astype(np.uint8, copy=False))
 
 
-def _read_pixels(image: Image.Image, name: str) -> torch.Tensor:
+def _read_pixels(image: Image.Image) -> torch.Tensor:
     """A picture, or a part of one, as uint8 (3, height, width) in RGB."""
-    try:
-        return _PROCESSOR.process_image(image, do_convert_rgb=True)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    _check_picture(image, "picture")
+    return _PROCESSOR.process_image(image, do_convert_rgb=True)
 
 
-def _check_picture(picture: object, what: str, name: str) -> None:
-    """Raises a ValueError where a column holds no PIL image, but nothing, say."""
+def _check_picture(picture: object, what: str) -> None:
+    """Raise a ValueError where a column holds no PIL image, but nothing, say."""
     if not isinstance(picture, Image.Image):
-        raise ValueError(f"{name}: the {what} is a {type(picture).__name__}; expected a PIL image.")
+        raise ValueError(f"the {what} is a {type(picture).__name__}; expected a PIL image.")
 
 
-def _check_size(size: tuple[int, int], labels_size: tuple[int, int], name: str) -> None:
-    """Raises a ValueError where picture and labels, both (height, width), differ."""
+def _check_size(size: tuple[int, int], labels_size: tuple[int, int]) -> None:
+    """Raise a ValueError where picture and labels, both (height, width), differ."""
     if tuple(size) != tuple(labels_size):
         raise ValueError(
-            f"{name}: the picture has {size[1]}x{size[0]} pixels and its annotation {labels_size[1]}x{labels_size[0]}."
+            f"the picture has {size[1]}x{size[0]} pixels and its annotation {labels_size[1]}x{labels_size[0]}."
         )
 
 
@@ -149,39 +215,39 @@ class TrainSamples(torch.utils.data.Dataset):
         return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`pixel_values` uint8 (3, crop, crop) and `labels` int64 (crop, crop), 255 where ignored."""
+        """Return `pixel_values` uint8 (3, crop, crop) and `labels` int64 (crop, crop), 255 where ignored.
+
+        Raises:
+            ValueError: the example cannot be read, see `read_example`.
+        """
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of a run of {self.num_samples}")
         epoch, position = divmod(index, len(self.split))
         order = torch.randperm(len(self.split), generator=_generator(self.seed, 0, epoch))
         picture = int(order[position])
-        name = f"{self.name}[{picture}]"
-        try:
+        with named_errors(self.split, picture, self.name):
             example = self.split[picture]
-            labels = _read_labels(example["annotation"], self.num_labels, self.do_reduce_labels, name)
+            labels = _read_labels(example["annotation"], self.num_labels, self.do_reduce_labels)
             drawn = self.augmentation.draw(labels, _generator(self.seed, 1, index), self.do_reduce_labels)
-            part, reduction = self._read_part(example["image"], labels.shape, drawn, name)
-        # Pillow's errors say nothing about the example; a broken PNG is a SyntaxError.
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{name} cannot be read: {error}") from error
+            part, reduction = self._read_part(example["image"], labels.shape, drawn)
         image, labels = self.augmentation.apply(drawn, part, labels.shape, reduction)
         return {"pixel_values": image, "labels": labels.long()}
 
     def _read_part(
-        self, image: Image.Image | dict, source_size: tuple[int, int], drawn: DrawnAugmentation, name: str
+        self, image: Image.Image | dict, source_size: tuple[int, int], drawn: DrawnAugmentation
     ) -> tuple[torch.Tensor, int]:
         """The part of a picture that a sample needs, see `resized_crop`, and how far the picture was reduced."""
         if isinstance(image, dict):
             image = _open_undecoded(image)
-        _check_picture(image, "picture", name)
+        _check_picture(image, "picture")
         # Closes the file, if it is one.
         with image:
             size = image.size if _orientation(image) > 4 else image.size[::-1]
-            _check_size(size, source_size, name)
+            _check_size(size, source_size)
             reduction = _draft(image, drawn.size) if self.jpeg_draft else 1
             image.load()
             box = source_box(source_size, drawn.size, drawn.window, reduction)
-            return _read_pixels(upright(image).crop(box), name), reduction
+            return _read_pixels(upright(image).crop(box)), reduction
 
 
 def _open_undecoded(value: dict) -> Image.Image:

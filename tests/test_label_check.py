@@ -1,0 +1,141 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from van_hf.data import SegmentationDataset, check_train_labels
+from van_hf.data.label_check import MaskContents, count_raw_values, look_at_masks
+
+NAMES = {0: "background", 1: "crop", 2: "weed"}
+
+
+def dataset_of(masks, names=NAMES, do_reduce_labels=False):
+    """A dataset with these training masks, PIL images or rows of labels, and no pictures."""
+    masks = [mask if isinstance(mask, Image.Image) else Image.fromarray(np.array(mask)) for mask in masks]
+    features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
+    split = datasets.Dataset.from_dict({"image": [None] * len(masks), "annotation": masks}, features=features)
+    return SegmentationDataset("fields", datasets.DatasetDict(train=split), names, do_reduce_labels, None)
+
+
+def mask_of(*values, size=(5, 2), dtype=np.uint8):
+    mask = np.zeros(size, dtype=dtype)
+    mask.flat[: len(values)] = values
+    return mask
+
+
+def test_masks_of_0_and_255_are_refused():
+    with pytest.raises(ValueError) as error:
+        check_train_labels(dataset_of([mask_of(255), mask_of()] * 3, {0: "background", 1: "crop"}))
+    assert str(error.value) == (
+        "dataset 'fields': its 6 training masks hold 0 (95.0 %) and 255 (5.0 %), and 255 is ignored: the only label "
+        "is 0 'background', and a model would learn nothing. Write masks of 0, 1, … in the order of the label names, "
+        "with 255 only where nothing is to be learned; masks of 0 and 255 become masks of 0 and 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "do_reduce_labels", "words"),
+    [
+        ((), False, ("hold 0 (100.0 %): the only label is 0 'background'", "masks of 0, 1, …")),
+        ((2,) * 10, False, ("hold 2 (100.0 %): the only label is 2 'weed'",)),
+        ((255,) * 10, False, ("hold 255 (100.0 %), and 255 is ignored: the masks hold no label at all",)),
+        ((1,), True, ("0 means 'other' and is ignored", "only label is 0 'background'", "do_reduce_labels=False")),
+        ((255,), True, ("and 255 is ignored: the masks hold no label at all", "do_reduce_labels=False")),
+        ((3,) * 10, True, ("only label is 2 'weed'", "Write masks of 1, 2, …")),
+    ],
+)
+def test_fewer_than_two_labels_are_refused(values, do_reduce_labels, words):
+    with pytest.raises(ValueError, match="a model would learn nothing") as error:
+        check_train_labels(dataset_of([mask_of(*values)] * 2, do_reduce_labels=do_reduce_labels))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_dataset_of_one_label_is_refused():
+    with pytest.raises(ValueError, match="name two labels at least"):
+        check_train_labels(dataset_of([mask_of()], {0: "crop"}))
+
+
+@pytest.mark.parametrize("do_reduce_labels", [False, True])
+def test_two_labels_will_do(do_reduce_labels, caplog):
+    check_train_labels(dataset_of([mask_of(1, 2, 255, 3 * do_reduce_labels)], do_reduce_labels=do_reduce_labels))
+    assert not caplog.records
+
+
+def test_labels_that_do_not_occur_are_told(caplog):
+    check_train_labels(dataset_of([mask_of(2), mask_of(255)]))
+    assert "dataset 'fields': its 2 training masks lack 1 of the 3 labels: 1 'crop'" in caplog.text
+
+
+def test_a_sample_of_many_masks_is_looked_at(caplog):
+    names = dict(enumerate("abcdefghijklmno"))
+    dataset = dataset_of([mask_of(1)] * 300, names)
+    assert look_at_masks(dataset, num_masks=20) == MaskContents({0: 180, 1: 20}, 20, 300)
+    check_train_labels(dataset)
+    assert "the 200 training masks looked at, of 300, lack 13 of the 15 labels: 2 'c', 3 'd'" in caplog.text
+    assert caplog.text.rstrip().endswith("11 'l', …")
+
+
+def test_the_sample_lies_all_over_the_split():
+    dataset = dataset_of([mask_of(number // 50) for number in range(100)])
+    assert look_at_masks(dataset, num_masks=20).pixels.keys() == {0, 1}
+
+
+@pytest.mark.parametrize("place", [0, 40, 99])
+def test_a_label_that_is_rare_is_found_before_masks_are_refused(place, caplog):
+    masks = [mask_of()] * 100
+    masks[place] = mask_of(2)
+    contents = look_at_masks(dataset_of(masks), num_masks=5)
+    assert contents.labels(False) == [0, 2]
+    masks[place] = mask_of()
+    assert look_at_masks(dataset_of(masks), num_masks=5) == MaskContents({0: 1000}, 100, 100)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I", "I;16"])
+def test_masks_of_any_kind_are_counted(mode):
+    mask = mask_of(1, 1, 1)
+    mask = {
+        "1": lambda: Image.fromarray(mask.astype(bool)),
+        "L": lambda: Image.fromarray(mask),
+        "P": lambda: Image.fromarray(mask, mode="P"),
+        "I": lambda: Image.fromarray(mask.astype(np.int32)),
+        "I;16": lambda: Image.fromarray(mask.astype(np.uint16)),
+    }[mode]()
+    split = dataset_of([mask]).splits["train"]
+    assert split[0]["annotation"].mode == mode
+    assert list(count_raw_values(split, [0], "fields train")) == [(0, {0: 7, 1: 3})]
+
+
+def test_values_out_of_range_can_be_counted():
+    split = dataset_of([mask_of(-1, 300, dtype=np.int32), mask_of(128)]).splits["train"]
+    assert list(count_raw_values(split, [1, 0], "")) == [(1, {0: 9, 128: 1}), (0, {-1: 1, 0: 8, 300: 1})]
+
+
+def test_masks_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"fields train\[1\]: the annotation holds the labels 128; with 3 labels"):
+        check_train_labels(dataset_of([mask_of(1), mask_of(128)]))
+    with pytest.raises(ValueError, match=r"fields train\[0\]: the annotation has mode RGB; expected one channel"):
+        check_train_labels(dataset_of([Image.new("RGB", (3, 2))]))
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    dataset = dataset_of([mask_of(1)])
+    split = datasets.Dataset.from_dict(
+        {"image": [None], "annotation": [str(tmp_path / "torn.png")]}, features=dataset.splits["train"].features
+    )
+    dataset.splits["train"] = split
+    with pytest.raises(ValueError, match=r"fields train\[0\] \(.*torn.png\) cannot be read: "):
+        check_train_labels(dataset)
+
+
+def test_a_transform_of_the_split_is_respected():
+    def invert(rows):
+        assert "image" in rows
+        return {**rows, "annotation": [Image.eval(mask, lambda value: 2 - value) for mask in rows["annotation"]]}
+
+    split = dataset_of([mask_of(1)]).splits["train"].with_transform(invert)
+    assert list(count_raw_values(split, [0], "")) == [(0, {1: 1, 2: 9})]
+
+
+def test_contents_are_put_into_words():
+    assert MaskContents({0: 99_000, 1: 990, 255: 10}, 1, 1).describe() == "0 (99.0 %), 1 (1.0 %) and 255 (<0.1 %)"
+    assert MaskContents({7: 3}, 1, 1).describe() == "7 (100.0 %)"
