@@ -1,6 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Measures parts of van_hf beside what they stand in for.
+"""Measure parts of van_hf beside what they stand in for.
 
     python examples/benchmark.py inference --model_size b0 b2 --compile
 

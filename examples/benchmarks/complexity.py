@@ -22,7 +22,7 @@ AUXILIARY_HEAD = "auxiliary head (training only)"
 
 
 class MultiplyAddCounter(TorchDispatchMode):
-    """Counts the multiply-adds of convolutions and matrix products while it is entered.
+    """Count the multiply-adds of convolutions and matrix products while it is entered.
 
     Attributes:
         by_part: of each part of the model, by the module whose `forward` was at work.
@@ -48,7 +48,7 @@ class MultiplyAddCounter(TorchDispatchMode):
 
 
 def part_of(name: str) -> str:
-    """Returns the row of the table that a module or a parameter belongs to."""
+    """Return the row of the table that a module or a parameter belongs to."""
     names = name.removeprefix("van.encoder.").split(".")
     if names[0] == "stages" and len(names) > 2:
         kind = {"embeddings": "patch embedding", "layers": "blocks", "normalization": "LayerNorm"}[names[2]]
@@ -59,7 +59,7 @@ def part_of(name: str) -> str:
 
 
 def count_multiply_adds(model: nn.Module, pixel_values: torch.Tensor, forms: str) -> Counter[str]:
-    """Returns the multiply-adds of each part of a model, for some pictures, in the given forms of the operations."""
+    """Return the multiply-adds of each part of a model, for some pictures, in the given forms of the operations."""
     with torch.no_grad(), use_forms(forms), MultiplyAddCounter(model) as counter:
         outputs = model(pixel_values, output_hidden_states=True)
         if getattr(model, "auxiliary_head", None) is not None:
@@ -135,7 +135,7 @@ def benchmark_complexity(args: argparse.Namespace) -> Iterator[Table]:
 
 
 def describe(title: str, counted: dict) -> Table:
-    """Returns what [`complexity`] has counted as a table."""
+    """Return what [`complexity`] has counted as a table."""
     rows = [
         {
             "part": name,

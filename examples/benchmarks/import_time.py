@@ -40,14 +40,14 @@ def add_command(commands) -> None:
 
 
 def run_imports(statements: str) -> dict:
-    """Returns the `seconds` that import statements take in a new process, and the names of all `modules` there."""
+    """Return the `seconds` that import statements take in a new process, and the names of all `modules` there."""
     command = [sys.executable, "-c", PROGRAM.format(statements=statements)]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
 def baseline_statements(modules: list[str]) -> str:
-    """Returns the import statements of torch and transformers that stand at the top of van_hf's modules.
+    """Return the import statements of torch and transformers that stand at the top of van_hf's modules.
 
     Args:
         modules: names of modules, of which those of van_hf are read.

@@ -56,13 +56,13 @@ def benchmark_inference(args: argparse.Namespace) -> Iterator[Table]:
 
 
 def side_names(decode_head: str, compiled: bool) -> list[str]:
-    """Returns the sides there are for a head: transformers has no Semantic FPN."""
+    """Return the sides there are for a head: transformers has no Semantic FPN."""
     kinds = [kind for kind in KINDS if kind != "transformers" or decode_head == "upernet"]
     return kinds + [kind + COMPILED for kind in kinds if compiled]
 
 
 def build_model(kind: str, weights: VanForSemanticSegmentation, dtype: torch.dtype, device: str) -> nn.Module:
-    """Returns a side's model with the weights of a float32 model, which stays as it is."""
+    """Return a side's model with the weights of a float32 model, which is left unchanged."""
     model = stock_upernet(weights, use_auxiliary_head=False) if kind == "transformers" else copy.deepcopy(weights)
     if kind == "van_hf fused":
         model = model.fuse()
@@ -70,7 +70,7 @@ def build_model(kind: str, weights: VanForSemanticSegmentation, dtype: torch.dty
 
 
 def logits_function(name: str, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Returns what gives a side's logits of pictures (batch, channels, height, width)."""
+    """Return what gives a side's logits of pictures (batch, channels, height, width)."""
     # Sizes never change here; left open they would be compiled once more, for any size.
     forward = torch.compile(model, dynamic=False) if name.endswith(COMPILED) else model
 
@@ -83,14 +83,14 @@ def logits_function(name: str, model: nn.Module) -> Callable[[torch.Tensor], tor
 
 
 def random_pictures(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
-    """Returns the same normalized noise each time, of the given (batch, channels, height, width)."""
+    """Return the same normalized noise each time, of the given (batch, channels, height, width)."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device=device, dtype=dtype)
 
 
 def peak_memory_of_side(
     name: str, config: VanConfig, shape: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> float:
-    """Returns the bytes that one call of a side needs above its weights and its input."""
+    """Return the bytes that one call of a side needs above its weights and its input."""
     weights = random_model(config)
     logits = logits_function(name, build_model(name, weights, dtype, device))
     del weights
@@ -102,7 +102,7 @@ def peak_memory_of_side(
 def compare_logits(
     logits: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Returns the largest difference to the plain model's float32 logits, and to its float64 ones, which is rounding.
+    """Return the largest difference to the plain model's float32 logits, and to its float64 ones, which is rounding.
 
     Of half precision it is the agreement. transformers' logits have the size of the input, so that they are compared
     with the others brought to it.
@@ -126,7 +126,7 @@ def compare_logits(
 
 
 def compare_inference(title: str, config: VanConfig, shape: tuple[int, ...], args: argparse.Namespace) -> Table:
-    """Measures all sides of one model, and what a matrix product of the same device and type takes.
+    """Measure all sides of one model, and what a matrix product of the same device and type takes.
 
     Args:
         shape: (batch, channels, height, width) of the pictures.
@@ -178,7 +178,7 @@ def compare_inference(title: str, config: VanConfig, shape: tuple[int, ...], arg
 
 
 def floor_notes(config: VanConfig, shape: tuple[int, ...], rate: float) -> list[str]:
-    """Returns what the multiply-adds would take at a matrix product's rate, as sentences.
+    """Return what the multiply-adds would take at a matrix product's rate, as sentences.
 
     Args:
         rate: multiply-adds per second.

@@ -79,7 +79,7 @@ class PlainAugmentation:
 
 
 def write_pictures(folder: Path, num_images: int, height: int, width: int) -> datasets.Dataset:
-    """Returns a dataset of new JPEG pictures and PNG masks, files in `folder`; they have details of all sizes."""
+    """Return a dataset of new JPEG pictures and PNG masks, files in `folder`; they have details of all sizes."""
     rng = np.random.default_rng(0)
     paths: dict[str, list[str]] = {"image": [], "annotation": []}
     for index in range(num_images):
@@ -97,7 +97,7 @@ def write_pictures(folder: Path, num_images: int, height: int, width: int) -> da
 
 
 def decode(example: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns an example's picture, uint8 (3, height, width), and its mask, uint8 (height, width)."""
+    """Return an example's picture, uint8 (3, height, width), and its mask, uint8 (height, width)."""
     return F.pil_to_tensor(example["image"].convert("RGB")), F.pil_to_tensor(example["annotation"])[0]
 
 
@@ -118,7 +118,7 @@ def load_all(samples: TrainSamples) -> None:
 
 
 def loader_sides(split: datasets.Dataset, crop_size: int, num_samples: int) -> dict[str, Callable[[], None]]:
-    """Returns what loads the samples in each way, and what only decodes as many pictures and masks."""
+    """Return what loads the samples in each way, and what only decodes as many pictures and masks."""
     fields = {"num_labels": NUM_LABELS, "do_reduce_labels": False, "seed": 0, "num_samples": num_samples}
     ours = TrainAugmentation(crop_size)
     return {

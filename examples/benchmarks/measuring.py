@@ -68,14 +68,14 @@ class Table:
 
 
 def format_cell(column: str, value: object) -> str:
-    """Returns a value as the table shows it."""
+    """Return a value as the table shows it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return FORMATS.get(column, "{}").format(value)
 
 
 def machine(device: str = "cpu") -> dict:
-    """Returns what the figures depend on besides the code: processor, threads, versions, device."""
+    """Return what the figures depend on besides the code: processor, threads, versions, device."""
     facts = {
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -92,7 +92,7 @@ def machine(device: str = "cpu") -> dict:
 
 
 def processor_name() -> str:
-    """Returns the processor's name, or its kind where the system does not tell."""
+    """Return the processor's name, or its kind where the system does not tell."""
     path = Path("/proc/cpuinfo")
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         if line.startswith("model name"):
@@ -101,7 +101,7 @@ def processor_name() -> str:
 
 
 def write_json(path: Path, benchmark: str, settings: dict, facts: dict, tables: list[Table]) -> None:
-    """Writes the tables, the command line's settings and the machine's facts; NaN becomes null."""
+    """Write the tables, the command line's settings and the machine's facts; NaN becomes null."""
 
     def known(value: object) -> object:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -127,7 +127,7 @@ def write_json(path: Path, benchmark: str, settings: dict, facts: dict, tables: 
 def take_turns(
     sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu", desc: str = "Measuring"
 ) -> dict[str, float]:
-    """Runs all sides once to warm up, then in turn, so that a busy machine is as slow for the one as for the other.
+    """Run all sides once to warm up, then in turn, so that a busy machine is as slow for the one as for the other.
 
     Returns:
         The median seconds of each side's `repeats` runs.
@@ -140,7 +140,7 @@ def take_turns(
 
 
 def seconds_of(function: Callable[[], object], device: str = "cpu") -> float:
-    """Returns the seconds that one call takes, the device's work included."""
+    """Return the seconds that one call takes, the device's work included."""
     synchronize(device)
     start = time.perf_counter()
     function()
@@ -155,14 +155,14 @@ def synchronize(device: str) -> None:
 
 
 def matrix_product(device: str, dtype: torch.dtype) -> tuple[Callable[[], object], int]:
-    """Returns a product of two big square matrices as a side for [`take_turns`], and its number of multiply-adds."""
+    """Return a product of two big square matrices as a side for [`take_turns`], and its number of multiply-adds."""
     length = MATRIX_SIDES[torch.device(device).type]
     left, right = torch.randn(2, length, length, device=device).to(dtype)
     return lambda: left @ right, length**3
 
 
 def peak_memory() -> float:
-    """Returns the most memory that this process has had resident so far, in bytes; mapped files count.
+    """Return the most memory that this process has had resident so far, in bytes; mapped files count.
 
     The kernel's VmHWM, which starts with the process; `ru_maxrss` starts from the parent's. NaN where it is not told
     (outside Linux).
@@ -174,7 +174,7 @@ def peak_memory() -> float:
 
 
 def peak_memory_of(function: Callable[[], object], device: str = "cpu") -> float:
-    """Returns the most memory, in bytes, that a call needs above what is held before it; NaN where it is not told.
+    """Return the most memory, in bytes, that a call needs above what is held before it; NaN where it is not told.
 
     On the CPU only a process in which nothing else has been measured tells the truth: memory that was let go may stay
     with the process, and is then used again unseen.
@@ -197,7 +197,7 @@ def peak_memory_of(function: Callable[[], object], device: str = "cpu") -> float
 
 
 def in_new_process(function: Callable, *arguments, num_threads: int | None = None):
-    """Returns what a function of an importable module returns in a process of its own.
+    """Return what a function of an importable module returns in a process of its own.
 
     Ctrl-C ends that process too.
     """
@@ -223,7 +223,7 @@ def call_with_threads(num_threads: int, function: Callable, *arguments):
 
 
 def integer_from(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Returns an argparse type: integers of `least` to `most`."""
+    """Return an argparse type: integers of `least` to `most`."""
 
     def integer(text: str) -> int:
         value = int(text)
@@ -256,7 +256,7 @@ def device_name(text: str) -> str:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, repeats: int, device: bool = True) -> None:
-    """Adds the arguments of every sub-command that takes times; the device only where there is a choice."""
+    """Add the arguments of every sub-command that takes times; the device only where there is a choice."""
     parser.add_argument("--repeats", type=integer_from(1), default=repeats,
                         help="turns of each side; times are their median (%(default)s)")  # fmt: skip
     parser.add_argument("--num_threads", type=integer_from(1), help="of torch on the CPU; by default its own choice")
@@ -266,5 +266,5 @@ def add_common_arguments(parser: argparse.ArgumentParser, repeats: int, device: 
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds what every sub-command has."""
+    """Add what every sub-command has."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

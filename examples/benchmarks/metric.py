@@ -57,14 +57,14 @@ class HubMeanIoU(evaluate.Metric):
 
 
 def create_metric(algorithm: str, num_labels: int, cache_dir: str) -> evaluate.Metric:
-    """Returns the metric called "hub", which keeps its maps in `cache_dir`, or "van_hf"."""
+    """Return the metric called "hub", which keeps its maps in `cache_dir`, or "van_hf"."""
     if algorithm == "hub":
         return HubMeanIoU(cache_dir=cache_dir)
     return MeanIoU(num_labels=num_labels, ignore_index=IGNORE_INDEX)
 
 
 def random_maps(index: int, height: int, width: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a prediction, half of it right, and its reference, a tenth of it ignored: int64 (height, width)."""
+    """Return a prediction, half of it right, and its reference, a tenth of it ignored: int64 (height, width)."""
     rng = np.random.default_rng(index)
     reference, other = rng.integers(num_labels, size=(2, height, width))
     prediction = np.where(rng.random((height, width)) < 0.5, reference, other)
@@ -102,7 +102,7 @@ def measure_metric(algorithm: str, num_images: int, height: int, width: int, num
 
 
 def largest_difference(figures: dict, others: dict) -> float:
-    """Returns the largest absolute difference of two metrics' figures; infinity where one is NaN and one is not."""
+    """Return the largest absolute difference of two metrics' figures; infinity where one is NaN and one is not."""
     differences = [0.0]
     for name, values in figures.items():
         values, other = np.atleast_1d(values), np.atleast_1d(others[name])
@@ -113,7 +113,7 @@ def largest_difference(figures: dict, others: dict) -> float:
 
 
 def benchmark_metric(args: argparse.Namespace) -> Iterator[Table]:
-    """Measures both algorithms in turn, each time in a process of its own."""
+    """Measure both algorithms in turn, each time in a process of its own."""
     measured: dict[str, list[dict]] = {"hub": [], "van_hf": []}
     turns = [algorithm for _ in range(args.repeats) for algorithm in measured]
     for algorithm in tqdm(turns, desc="Measuring", unit="process", leave=False):

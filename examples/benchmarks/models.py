@@ -22,7 +22,7 @@ CALIBRATION_SIZE = 128
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that name the models: each size with each head is measured."""
+    """Add the arguments that name the models: each size with each head is measured."""
     parser.add_argument("--model_size", nargs="+", choices=list(VAN_SIZES), default=["b0"], metavar="SIZE",
                         help=f"one or more of {', '.join(VAN_SIZES)} (b0)")  # fmt: skip
     parser.add_argument("--decode_head", nargs="+", choices=DECODE_HEAD_NAMES, default=["upernet"], metavar="HEAD",
@@ -32,7 +32,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 @torch.no_grad()
 def random_model(config: VanConfig, seed: int = 0) -> VanForSemanticSegmentation:
-    """Returns a float32 model, in evaluation mode, in whose logits every weight shows.
+    """Return a float32 model, in evaluation mode, in whose logits every weight shows.
 
     New models hide their blocks behind layer scales of 0.01 and have statistics of 0 and 1. Here layer scales, affine
     parameters and biases are random, the statistics are those of random pictures, moved a little, and the largest
@@ -61,7 +61,7 @@ def random_model(config: VanConfig, seed: int = 0) -> VanForSemanticSegmentation
             norm.running_mean.add_(torch.randn_like(norm.running_mean) * norm.running_var.sqrt(), alpha=0.1)
             norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.8, 1.25))
         model.eval()
-        # No class shall win everywhere, or half precision would agree whatever it did.
+        # If one class won everywhere, half precision would agree whatever it did.
         logits = model(pictures).logits
         means = logits.mean(dim=(0, 2, 3))
         factor = LARGEST_LOGIT / (logits - means[:, None, None]).abs().max()
@@ -71,14 +71,14 @@ def random_model(config: VanConfig, seed: int = 0) -> VanForSemanticSegmentation
 
 
 def stock_name(name: str) -> str:
-    """Returns what transformers' `UperNetForSemanticSegmentation` calls a weight of ours."""
+    """Return what transformers' `UperNetForSemanticSegmentation` calls a weight of ours."""
     if name.startswith("van."):
         return "backbone." + name.removeprefix("van.")
     return name.replace(".bn.", ".batch_norm.")
 
 
 def stock_upernet(model: VanForSemanticSegmentation, use_auxiliary_head: bool) -> UperNetForSemanticSegmentation:
-    """Returns transformers' own UperNet over a `VanBackbone`, with the weights of ours, in the same mode.
+    """Return transformers' own UperNet over a `VanBackbone`, with the weights of ours, in the same mode.
 
     Its logits come out at the size of the input, and it has no dropout.
     """
@@ -105,7 +105,7 @@ def stock_upernet(model: VanForSemanticSegmentation, use_auxiliary_head: bool) -
 
 
 def forms_of(kind: str) -> AbstractContextManager:
-    """Returns the context that a side runs in: all but van_hf's own have the plain forms of all operations.
+    """Return the context that a side runs in: all but van_hf's own have the plain forms of all operations.
 
     That holds for transformers' UperNet too, whose `VanBackbone` would else be faster than without van_hf.
     """

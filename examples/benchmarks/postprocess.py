@@ -30,7 +30,7 @@ def add_command(commands) -> None:
 
 
 def random_logits(kind: str, num_labels: int, size: tuple[int, int], device: str) -> torch.Tensor:
-    """Returns logits (1, num_labels, height, width): "noise", or "smooth" as those of trained models are."""
+    """Return logits (1, num_labels, height, width): "noise", or "smooth" as those of trained models are."""
     generator = torch.Generator().manual_seed(3)
     if kind == "noise":
         return 5 * torch.randn((1, num_labels, *size), generator=generator).to(device)
@@ -39,7 +39,7 @@ def random_logits(kind: str, num_labels: int, size: tuple[int, int], device: str
 
 
 def process(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Returns the label maps (batch, height, width) that the image processor makes of logits."""
+    """Return the label maps (batch, height, width) that the image processor makes of logits."""
     maps = VanImageProcessor().post_process_semantic_segmentation({"logits": logits}, target_sizes=[size])
     return torch.stack(maps)
 
@@ -54,7 +54,7 @@ SIDES: dict[str, Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]] = {
 def peak_memory_of_side(
     side: str, kind: str, num_labels: int, logits_size: tuple[int, int], size: tuple[int, int], device: str
 ) -> float:
-    """Returns the bytes that one call of a side needs above the logits; the label maps are among them."""
+    """Return the bytes that one call of a side needs above the logits; the label maps are among them."""
     logits = random_logits(kind, num_labels, logits_size, device)
     SIDES[side](logits[..., :8, :8], (16, 16))  # libraries set themselves up in the first call
     return peak_memory_of(lambda: SIDES[side](logits, size), device)
@@ -68,7 +68,7 @@ def benchmark_postprocess(args: argparse.Namespace) -> Iterator[Table]:
 
 @torch.inference_mode()
 def compare_argmax(kind: str, size: tuple[int, int], args: argparse.Namespace) -> Table:
-    """Measures all sides at one size of the label maps."""
+    """Measure all sides at one size of the label maps."""
     logits = random_logits(kind, args.num_labels, args.logits_size, args.device)
     expected = SIDES["plain"](logits, size)
     identical = {name: (function(logits, size) == expected).double().mean().item() for name, function in SIDES.items()}

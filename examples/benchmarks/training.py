@@ -56,7 +56,7 @@ def add_commands(commands) -> None:
 
 
 def random_labels(shape: tuple[int, ...], num_labels: int, device: str) -> torch.Tensor:
-    """Returns int64 labels (batch, height, width), a tenth of them ignored."""
+    """Return int64 labels (batch, height, width), a tenth of them ignored."""
     generator = torch.Generator().manual_seed(2)
     labels = torch.randint(num_labels, shape, generator=generator)
     labels[torch.rand(shape, generator=generator) < 0.1] = IGNORE_INDEX
@@ -78,13 +78,13 @@ def benchmark_training(args: argparse.Namespace) -> Iterator[Table]:
 
 
 def build_model(kind: str, weights: VanForSemanticSegmentation, device: str) -> nn.Module:
-    """Returns a side's model in training mode with the weights of another, which stays as it is."""
+    """Return a side's model in training mode with the weights of another, which is left unchanged."""
     model = stock_upernet(weights, use_auxiliary_head=True) if kind == "transformers" else copy.deepcopy(weights)
     return model.to(device).train()
 
 
 def random_batch(config: VanConfig, batch_size: int, crop_size: int, device: str) -> dict[str, torch.Tensor]:
-    """Returns the same noise each time: `pixel_values` (batch, channels, crop, crop), `labels` (batch, crop, crop)."""
+    """Return the same noise each time: `pixel_values` (batch, channels, crop, crop), `labels` (batch, crop, crop)."""
     shape = (batch_size, config.num_channels, crop_size, crop_size)
     pixel_values = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     labels = random_labels((batch_size, crop_size, crop_size), config.num_labels, device)
@@ -104,7 +104,7 @@ def training_step(kind: str, model: nn.Module, batch: dict[str, torch.Tensor], d
 def peak_memory_of_step(
     kind: str, config: VanConfig, batch_size: int, crop_size: int, dtype: torch.dtype, device: str
 ) -> float:
-    """Returns the bytes that a step needs above the weights and the batch; the gradients are among them."""
+    """Return the bytes that a step needs above the weights and the batch; the gradients are among them."""
     weights = random_model(config)
     model = build_model(kind, weights, device)
     del weights
@@ -118,7 +118,7 @@ def peak_memory_of_step(
 def largest_relative_difference(
     gradients: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]
 ) -> tuple[float, str]:
-    """Returns the largest difference of any tensor, as a share of its largest gradient, and that tensor's name."""
+    """Return the largest difference of any tensor, as a share of its largest gradient, and that tensor's name."""
     differences = {
         name: ((gradients[name] - expected).abs().max() / expected.abs().max()).item()
         for name, expected in reference.items()
@@ -128,7 +128,7 @@ def largest_relative_difference(
 
 
 def gradients_of(kind: str, model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
-    """Returns the gradients by our names."""
+    """Return the gradients by our names."""
     parameters = dict(model.named_parameters())
     return {name: parameters[stock_name(name) if kind == "transformers" else name].grad.clone() for name in names}
 
@@ -136,7 +136,7 @@ def gradients_of(kind: str, model: nn.Module, names: list[str]) -> dict[str, tor
 def compare_gradients(
     kinds: list[str], weights: VanForSemanticSegmentation, batch: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> dict[str, dict]:
-    """Returns for each side how far its gradients are from those of the plain form in float64.
+    """Return for each side how far its gradients are from those of the plain form in float64.
 
     Rounding alone sends a score on the edge of a ReLU to its other side, and its gradient comes or goes. So the same
     is asked of the sides in float64, too.
@@ -165,7 +165,7 @@ def compare_gradients(
 def compare_training(
     title: str, config: VanConfig, batch_size: int, crop_size: int, args: argparse.Namespace
 ) -> Table:
-    """Measures a step of all sides of one model."""
+    """Measure a step of all sides of one model."""
     dtype, device = DTYPES[args.dtype], args.device
     kinds = [kind for kind in (*BASELINES, "van_hf") if kind != "transformers" or config.decode_head == "upernet"]
     weights = random_model(config)
@@ -208,7 +208,7 @@ def compare_training(
 def loss_step(
     kind: str, logits: torch.Tensor, labels: torch.Tensor
 ) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
-    """Returns what gives the loss and its gradients by the logits."""
+    """Return what gives the loss and its gradients by the logits."""
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:
         leaf = logits.detach().requires_grad_()
@@ -222,7 +222,7 @@ def loss_step(
 def random_loss_inputs(
     batch_size: int, num_labels: int, height: int, width: int, dtype: torch.dtype, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns logits (batch, num_labels, height / 4, width / 4), rounded up, and labels (batch, height, width)."""
+    """Return logits (batch, num_labels, height / 4, width / 4), rounded up, and labels (batch, height, width)."""
     shape = (batch_size, num_labels, -(-height // 4), -(-width // 4))
     logits = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
     return logits.to(device=device, dtype=dtype), random_labels((batch_size, height, width), num_labels, device)
@@ -231,7 +231,7 @@ def random_loss_inputs(
 def peak_memory_of_loss(
     kind: str, batch_size: int, num_labels: int, height: int, width: int, dtype: torch.dtype, device: str
 ) -> float:
-    """Returns the bytes that the loss and its gradients need above logits and labels."""
+    """Return the bytes that the loss and its gradients need above logits and labels."""
     logits, labels = random_loss_inputs(batch_size, num_labels, height, width, dtype, device)
     loss_step(kind, logits[..., :4, :4], labels[..., :16, :16])()
     return peak_memory_of(loss_step(kind, logits, labels), device)

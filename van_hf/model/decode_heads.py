@@ -28,7 +28,7 @@ class Conv(nn.Conv2d):
 
 
 class ConvModule(nn.Module):
-    """Convolution without bias, batch normalization and ReLU; the size stays. mmcv's `ConvModule`."""
+    """A convolution without bias that keeps the size, batch normalization and ReLU: mmcv's `ConvModule`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
@@ -44,7 +44,7 @@ class ConvModule(nn.Module):
         return self.activation(self.bn(self.conv(features)))
 
     def fuse(self):
-        """Fold the normalization into the convolution, for inference; once is enough."""
+        """Fold the normalization into the convolution, for inference; a second call does nothing."""
         if not isinstance(self.bn, nn.Identity):
             self.conv = fuse_conv_bn_eval(self.conv, self.bn)
             self.bn = nn.Identity()

@@ -263,7 +263,7 @@ class VanStage(nn.Module):
         return self.normalization(hidden_states)
 
     def fuse(self):
-        """Folds what is linear at inference into the convolutions, in place; once is enough."""
+        """Fold what is linear at inference into the convolutions, in place; a second call does nothing."""
         if isinstance(self.embeddings.normalization, nn.Identity):
             return
         self.embeddings.convolution = fuse_conv_bn_eval(self.embeddings.convolution, self.embeddings.normalization)
@@ -522,7 +522,7 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
         if config.num_labels < 2:
             raise ValueError(
                 f"num_labels must be 2 or more for semantic segmentation, got {config.num_labels}: every pixel gets "
-                "the class of the highest score, so that a single class needs num_labels=2, background and foreground"
+                "the class of the highest score, so a single class needs num_labels=2: background and foreground"
             )
         super().__init__(config)
         self.van = VanModel(config)

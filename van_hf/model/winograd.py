@@ -3,7 +3,7 @@
 """3x3 convolutions by Winograd's algorithm, with a quarter of the multiplications.
 
 F(4x4, 3x3) of https://arxiv.org/abs/1509.09308, section 4.3: tiles of 6x6 pixels give 4x4 outputs with 36
-multiplications for each pair of channels in place of 144.
+multiplications for each pair of channels instead of 144.
 """
 
 import math
@@ -38,7 +38,7 @@ _OUTPUT_TRANSFORM = (
     (0.0, 1.0, 1.0, 4.0, 4.0, 0.0),
     (0.0, 1.0, -1.0, 8.0, -8.0, 1.0),
 )
-# Tiles that are worked on at once: of 512 channels they take 9 MB, which stay in the cache.
+# Tiles that are worked on at once: of 512 channels they take 9 MB, which fit in the cache.
 _TILES_AT_ONCE = 128
 # F(4x4, 3x3): a tile of 6x6 pixels, seen through a kernel of 3x3, gives 4x4 outputs.
 _TILE, _KERNEL, _OUTPUT = 6, 3, 4
@@ -114,7 +114,7 @@ def _part(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
 
 
 def _fill_window(window: torch.Tensor, features: torch.Tensor, top: int):
-    """Copies rows of `features` from `top` on into `window`, whose outer columns are padding; rows outside are 0."""
+    """Copy rows of `features` from `top` on into `window`, whose outer columns are padding; rows outside are 0."""
     height, width = features.shape[2:]
     first, last = max(top, 0), min(top + window.shape[2], height)
     window[:, :, : first - top].zero_()
