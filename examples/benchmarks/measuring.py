@@ -149,7 +149,7 @@ def seconds_of(function: Callable[[], object], device: str = "cpu") -> float:
 
 
 def synchronize(device: str) -> None:
-    """Waits for what a GPU has been given to do."""
+    """Wait for what a GPU has been given to do."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -217,7 +217,7 @@ def in_new_process(function: Callable, *arguments, num_threads: int | None = Non
 
 
 def call_with_threads(num_threads: int, function: Callable, *arguments):
-    """Calls a function where torch has that many threads."""
+    """Call a function where torch has that many threads."""
     torch.set_num_threads(num_threads)
     return function(*arguments)
 

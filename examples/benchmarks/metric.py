@@ -73,7 +73,7 @@ def random_maps(index: int, height: int, width: int, num_labels: int) -> tuple[n
 
 
 def measure_metric(algorithm: str, num_images: int, height: int, width: int, num_labels: int) -> dict:
-    """Scores the first half of the maps, then all of them, in a process where nothing else has been measured.
+    """Score the first half of the maps, then all of them, in a process where nothing else has been measured.
 
     Returns:
         `seconds` of adding and computing all maps, without the time to make them; `figures`, the metric's results;
