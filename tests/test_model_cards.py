@@ -138,6 +138,12 @@ def test_cards_are_up_to_date(tmp_path):
     assert [name for name in made if made[name] != kept[name]] == [], "python examples/model_cards.py makes them anew"
 
 
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert importlib.import_module("model_cards").main(["--output_dir", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output_dir {tmp_path / 'file'} cannot be written")
+
+
 @pytest.fixture(scope="module")
 def cards() -> dict[str, ModelCard]:
     """The cards that are kept, by the names of the authors' checkpoints."""
