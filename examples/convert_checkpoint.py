@@ -1,11 +1,13 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Turns a checkpoint of the VAN authors into a folder that `from_pretrained` and `pipeline` take.
+"""Turn a checkpoint of the VAN authors into a folder that `from_pretrained` and `pipeline` load.
 
     python examples/convert_checkpoint.py upernet_van_b2_512x512_160k_ade20k.pth van-b2-upernet-ade20k
 
-Segmentation checkpoints (UperNet, Semantic FPN) and classifiers are told apart, and the architecture is worked out,
-from the tensors. OUTPUT_DIR is written at the end, wholly or not at all.
+Kind (UperNet, Semantic FPN, classifier) and architecture are inferred from the tensors. OUTPUT_DIR is written at the
+end, wholly or not at all.
+
+The exit status is 0; 2 if the arguments or the checkpoint are wrong; 1 if OUTPUT_DIR could not be written after all.
 """
 
 import argparse
@@ -26,19 +28,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--id2label",
         metavar="FILE",
         help='JSON file of the class names, {"0": "wall", "1": "building", ...}. By default those in the checkpoint, '
-        "ADE20K's for a segmentation model of 150 classes, ImageNet's for a classifier of 1000.",
+        "or ADE20K's for a segmentation model of 150 classes, ImageNet's for a classifier of 1000.",
     )
     parser.add_argument(
         "--trust_pickle",
         action="store_true",
-        help="Load a file that holds more than tensors and plain containers. This runs any code that is in it: use it "
-        "only for files whose source you trust.",
+        help="load a file that holds more than tensors and plain containers. This runs any code in it: use it only "
+        "for files whose source you trust.",
     )
     return parser.parse_args(argv)
 
 
 def describe(model: VanPreTrainedModel) -> str:
-    """Architecture, size and labels of a converted model, in a line each."""
+    """Return architecture, size and labels of a converted model, in a line each."""
     config = model.config
     size = published_size(config.hidden_sizes, config.depths)
     name = f"VAN-{size.upper()}" if size else "VAN of a size that was not published"
@@ -61,7 +63,7 @@ def describe(model: VanPreTrainedModel) -> str:
 
 
 def usage(model: VanPreTrainedModel, output_dir: str) -> str:
-    """The two lines of Python that use the folder."""
+    """Return the two lines of Python that use the folder."""
     folder = json.dumps(output_dir)
     if not isinstance(model, (VanForSemanticSegmentation, VanForImageClassification)):
         return (
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         save_converted(model, image_processor, args.output_dir)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     print(describe(model))
     print(f"\nSaved to {args.output_dir}. To use it:\n\n{usage(model, args.output_dir)}")
     return 0

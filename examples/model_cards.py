@@ -1,10 +1,10 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Writes model_cards/: a card for each checkpoint that the VAN authors have released.
+"""Write model_cards/: a card for each checkpoint that the VAN authors have released.
 
     python examples/model_cards.py
 
-Nothing is downloaded: the cards are made of the architectures and of what the authors published
+Nothing is downloaded: the cards are made from the architectures and from what the authors published
 (van_hf/released_checkpoints.py). push_to_hub.py makes the cards of other models.
 """
 
@@ -26,7 +26,7 @@ CLASSIFIER_SIZE = (224, 224)
 
 
 def short_name(name: str) -> str:
-    """Returns the name that a card goes by: upernet-van-b4-22k-ade20k of upernet_van_b4_512x512_160k_ade20k_22k."""
+    """Return the name of a card: upernet-van-b4-22k-ade20k for upernet_van_b4_512x512_160k_ade20k_22k."""
     head, size, ade20k, large = re.fullmatch(
         r"(upernet_|fpn_)?van_(b\d)(?:_512x512_160k)?(_ade20k)?(?:_40k)?(_22k)?", name
     ).groups(default="")
@@ -34,7 +34,7 @@ def short_name(name: str) -> str:
 
 
 def create_card(name: str) -> str:
-    """Returns the card of one of the authors' checkpoints."""
+    """Return the card of one of the authors' checkpoints."""
     release = RELEASED_CHECKPOINTS[name]
     is_classifier = release.decode_head is None
     height, width = CLASSIFIER_SIZE if is_classifier else SEGMENTATION_SIZE
@@ -55,9 +55,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=CARDS_DIR, help="model_cards/ beside examples/ by default")
     args = parser.parse_args(argv)
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"error: --output_dir {args.output_dir} cannot be written: {error}", file=sys.stderr)
+        return 2
     # All are made before any is written.
     cards = {short_name(name): create_card(name) for name in tqdm(RELEASED_CHECKPOINTS, desc="Cards", unit="card")}
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     for name, card in cards.items():
         (args.output_dir / f"{name}.md").write_text(card, encoding="utf-8", newline="\n")
     print(f"{len(cards)} cards are in {args.output_dir}")

@@ -1,19 +1,21 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Releases a model on the Hub, in one commit: weights, image processor, code, card, figures and pictures.
+"""Release a model on the Hub in one commit: weights, image processor, code, card, figures and pictures.
 
     python examples/push_to_hub.py outputs/van-scenes --hub_model_id someone/van-scenes --dry_run
 
-lists what would go; without --dry_run it goes. Figures and pictures are those that train_seg.py has left; of an output
-folder of eval_seg.py the model is the one that was evaluated. Files of an authors' checkpoint are converted first.
+lists what would be sent; without --dry_run it is sent. Figures and pictures are those that train_seg.py has left. For
+an output folder of eval_seg.py the model is the one that was evaluated. The authors' checkpoints are converted first.
 
-With --space someone/van-scenes-demo the page of demo.py goes too, as a Space that loads the model from the Hub; where
-the model is there already, it goes alone:
+Figures and configurations name no path of this machine on the Hub: of each only the last part is sent.
+
+With --space someone/van-scenes-demo the page of demo.py is released too, as a Space that loads the model from the Hub.
+Where the model is there already, the Space can go alone:
 
     python examples/push_to_hub.py --hub_model_id someone/van-scenes --space someone/van-scenes-demo
 
-The exit status is 0; 2 if the arguments or the files are wrong, so that nothing was sent; 1 if the Hub could not be
-reached or refused. No release is ever half there, and after a failure the same command goes on with what is missing.
+The exit status is 0; 2 if the arguments or the files are wrong, in which case nothing was sent; 1 if the Hub could not
+be reached or refused. A release is never half there, and after a failure the same command sends what is missing.
 """
 
 import argparse
@@ -26,7 +28,6 @@ from huggingface_hub import HfApi, SpaceCardData
 from tqdm.auto import tqdm
 
 import van_hf
-from van_hf import VanForSemanticSegmentation
 from van_hf.checkpoints import convert_checkpoint, save_converted
 from van_hf.data.label_names import read_id2label
 from van_hf.files import read_json
@@ -38,8 +39,9 @@ from van_hf.hub import (
     create_card,
     plain_errors,
     push,
+    seal_card,
 )
-from van_hf.inference import digest_of_weights
+from van_hf.inference import digest_of_weights, load_model
 from van_hf.released_checkpoints import RELEASED_CHECKPOINTS
 
 # What demo.py was tested with.
@@ -76,26 +78,32 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="OWNER/NAME",
         help="a Space to show the model in; for a private model, give the Space a secret HF_TOKEN in its settings",
     )
-    parser.add_argument("--private", action="store_true", help="new repositories only their owner sees")
-    parser.add_argument("--revision", metavar="BRANCH", help="of the model; made from main if it is missing")
+    parser.add_argument("--private", action="store_true", help="make new repositories visible to their owner only")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch of the model; made from main if it is missing")
     parser.add_argument("--commit_message", default="Upload model")
-    parser.add_argument("--no_pictures", action="store_true", help="leave out pictures, as of data that is not public")
+    parser.add_argument(
+        "--no_pictures", action="store_true", help="leave out pictures, for example of data that is not public"
+    )
     parser.add_argument(
         "--overwrite_card",
         action="store_true",
         help="replace the README.md on the Hub even if somebody has edited it there",
     )
-    parser.add_argument("--dry_run", action="store_true", help="only list what would go; needs no token, no network")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="only list what would be sent; needs no token and no network"
+    )
     checkpoints = parser.add_argument_group("the authors' checkpoints")
     checkpoints.add_argument("--id2label", metavar="FILE", help="JSON file of the class names")
     checkpoints.add_argument(
         "--released",
         metavar="NAME",
         help="which of the authors' published models it is, for the card: a name in van_hf/released_checkpoints.py, "
-        "such as fpn_van_b0_ade20k_40k; by default the file's name, if it is one",
+        "such as fpn_van_b0_ade20k_40k; by default the file's name, if it is one of these",
     )
-    checkpoints.add_argument("--trust_pickle", action="store_true", help="run any code that is in the file")
+    checkpoints.add_argument("--trust_pickle", action="store_true", help="run any code that the file holds")
     args = parser.parse_args(argv)
+    if args.released is not None and args.released not in RELEASED_CHECKPOINTS:
+        parser.error(f"--released must be one of {', '.join(RELEASED_CHECKPOINTS)}, got {args.released!r}")
     if args.source is None:
         if args.space is None:
             parser.error("name a checkpoint or a folder, or a --space for a model that is on the Hub")
@@ -109,8 +117,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def prepare_files(args: argparse.Namespace, temporary: Path) -> dict[str, Path]:
-    """Returns the files to release by their names on the Hub; of a checkpoint they are made in `temporary`."""
+def prepare_files(args: argparse.Namespace, temporary: Path) -> dict[str, Path | bytes]:
+    """Return the files to release by their names on the Hub; a checkpoint is converted into `temporary`."""
     source = Path(args.source)
     pictures = not args.no_pictures
     if not source.exists():
@@ -121,22 +129,37 @@ def prepare_files(args: argparse.Namespace, temporary: Path) -> dict[str, Path]:
         return collect_files(temporary / "model")
     if (source / "config.json").is_file() or not (source / "results.json").is_file():
         return collect_files(source, pictures=pictures)
-    evaluated = read_json(source / "results.json").get("model", {})
-    model_dir = Path(evaluated.get("name", ""))
-    if not (model_dir / "config.json").is_file():
+    return collect_files(find_evaluated_model(source), source, pictures)
+
+
+def find_evaluated_model(evaluation: Path) -> Path:
+    """Return the folder of the model that an output folder of eval_seg.py is about.
+
+    Raises:
+        ValueError: the model is not where it was, is damaged, or has other weights now.
+    """
+    evaluated = read_json(evaluation / "results.json").get("model")
+    name = evaluated.get("name") if isinstance(evaluated, dict) else None
+    if not isinstance(name, str):
         raise ValueError(
-            f"{source} holds an evaluation of {evaluated.get('name')!r}, which is not a model's folder here; run this"
-            " from the folder that the evaluation was run from"
+            f"{evaluation} holds no model, and its results.json names no model that was evaluated; give a model's"
+            " folder, or an output folder of eval_seg.py"
         )
-    if digest_of_weights(VanForSemanticSegmentation.from_pretrained(model_dir)) != evaluated.get("weights"):
-        raise ValueError(f"{source} holds an evaluation of other weights than {model_dir} has now; evaluate it again")
-    return collect_files(model_dir, source, pictures)
+    if not Path(name, "config.json").is_file():
+        raise ValueError(
+            f"{evaluation} holds an evaluation of {name!r}, which is not a model's folder here; run this from the"
+            " folder that the evaluation was run from"
+        )
+    model, _ = load_model(name, device="cpu")
+    if digest_of_weights(model) != evaluated.get("weights"):
+        raise ValueError(f"{evaluation} holds an evaluation of other weights than {name} has now; evaluate it again")
+    return Path(name)
 
 
 def prepare_space(model_id: str, temporary: Path) -> tuple[dict[str, Path], str]:
-    """Returns the files of a Space by their names there, and its README.md; those that are made go to `temporary`."""
+    """Return the files of a Space by their names there, and its README.md; generated files go to `temporary`."""
     package = Path(van_hf.__file__).parent
-    # With the package beside it, the Space needs no release of it, and runs the code that the page was tried with.
+    # With the package beside it, the Space needs no release of it, and runs the code that the page was tested with.
     files = {
         str(path.relative_to(package.parent).as_posix()): path
         for path in sorted(package.rglob("*"))
@@ -160,29 +183,32 @@ def prepare_space(model_id: str, temporary: Path) -> tuple[dict[str, Path], str]
     return files, SPACE_CARD.format(metadata=metadata, model_id=model_id)
 
 
-def print_files(target: str, files: dict[str, Path], card: str | None, temporary: Path, made: str) -> None:
-    """Prints what would go where, with sizes; `made` says how the files in `temporary` have come there."""
-    rows = [
-        (name, path.stat().st_size, made if path.is_relative_to(temporary) else str(path.parent))
-        for name, path in files.items()
-    ]
-    rows += [(CARD, len(card.encode()), "generated")] if card else []
+def print_files(target: str, files: dict[str, Path | bytes], card: str | None, temporary: Path, origin: str) -> None:
+    """Print what would be sent where, with sizes; `origin` says where the files in `temporary` come from."""
+    rows = []
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            rows.append((name, len(content), "a copy, paths cut to their last part"))
+        else:
+            folder = origin if content.is_relative_to(temporary) else str(content.parent)
+            rows.append((name, content.stat().st_size, folder))
+    rows += [(CARD, len(seal_card(card).encode()), "generated")] if card else []
     rows.sort()
     width = max(len(name) for name, _, _ in rows)
     print(f"Would go to {target}, in one commit:\n\n{'file':{width}} {'size':>8}  from")
     for name, size, folder in rows:
         print(f"{name:{width}} {in_bytes(size):>8}  {folder}")
     print(f"{'':{width}} {in_bytes(sum(size for _, size, _ in rows)):>8}")
-    print(f"\n{CARD} stays as it is where somebody has edited it on the Hub; --overwrite_card replaces it.\n")
+    print(f"\nA {CARD} that somebody has edited on the Hub stays as it is; --overwrite_card replaces it.\n")
 
 
 def in_bytes(size: int) -> str:
-    """As the Hub shows sizes: 1 kB is 1000 bytes."""
+    """Return a size as the Hub shows it: 1 kB is 1000 bytes."""
     return f"{tqdm.format_sizeof(size)}B" if size >= 1000 else f"{size}B"
 
 
 def release_model(args: argparse.Namespace, temporary: Path) -> None:
-    """Prepares the release of the model, and lists or pushes it."""
+    """Prepare the release of the model, and list or push it."""
     try:
         files = prepare_files(args, temporary)
         card = create_card(files, args.hub_model_id, args.released) if CARD not in files else None
@@ -204,7 +230,7 @@ def release_model(args: argparse.Namespace, temporary: Path) -> None:
 
 
 def release_space(args: argparse.Namespace, temporary: Path) -> None:
-    """Prepares the Space, and lists or pushes it."""
+    """Prepare the Space, and list or push it."""
     files, card = prepare_space(args.hub_model_id, temporary)
     if args.dry_run:
         print_files(f"the Space {args.space}", files, card, temporary, "generated")
@@ -225,9 +251,9 @@ def release_space(args: argparse.Namespace, temporary: Path) -> None:
 
 
 def run(args: argparse.Namespace, temporary: Path) -> None:
-    """Releases what the arguments ask for: the model first, as the Space loads it."""
+    """Release what the arguments ask for: the model first, because the Space loads it."""
     for repo_id in (args.hub_model_id if args.source else None, args.space):
-        # Before a large checkpoint is converted for nothing.
+        # Asked first, so that no large checkpoint is converted for nothing.
         if repo_id and not args.dry_run:
             check_access(repo_id)
     if args.source:

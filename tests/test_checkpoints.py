@@ -539,7 +539,7 @@ def test_output_folder_is_left_alone(fixtures_dir, tmp_path):
     converted = convert_checkpoint(fixtures_dir / CLASSIFIER)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
-    with pytest.raises(ValueError, match="mine is not empty, and nothing in it shall be lost"):
+    with pytest.raises(ValueError, match="mine is not empty and would be overwritten"):
         save_converted(*converted, tmp_path / "mine")
     with pytest.raises(ValueError, match="notes.txt is a file; give a new or empty folder"):
         save_converted(*converted, tmp_path / "mine" / "notes.txt")

@@ -56,7 +56,7 @@ def main(*arguments):
 def test_refused_checkpoints_leave_nothing(fixtures_dir, tmp_path):
     (tmp_path / "cut.pth").write_bytes((fixtures_dir / "seed_fpn_van_tiny.pth").read_bytes()[:100_000])
     done = run("cut.pth", "converted", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: cut.pth is truncated, damaged")
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert os.listdir(tmp_path) == ["cut.pth"]
@@ -66,7 +66,7 @@ def test_missing_keys_leave_nothing(fixtures_dir, tmp_path, capsys):
     state_dict, meta = load_original_checkpoint(fixtures_dir / "seed_fpn_van_tiny.pth")
     del state_dict["neck.fpn_convs.1.conv.bias"]
     torch.save({"state_dict": state_dict, "meta": meta}, tmp_path / "incomplete.pth")
-    assert main(tmp_path / "incomplete.pth", tmp_path / "converted") == 1
+    assert main(tmp_path / "incomplete.pth", tmp_path / "converted") == 2
     assert "Tensors missing: neck.fpn_convs.1.conv.bias" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["incomplete.pth"]
 
@@ -74,7 +74,7 @@ def test_missing_keys_leave_nothing(fixtures_dir, tmp_path, capsys):
 def test_trust_pickle(fixtures_dir, tmp_path, capsys):
     state_dict, meta = load_original_checkpoint(fixtures_dir / "seed_fpn_van_tiny.pth")
     torch.save({"state_dict": state_dict, "meta": meta, "metric": np.float64(1)}, tmp_path / "objects.pth")
-    assert main(tmp_path / "objects.pth", tmp_path / "converted") == 1
+    assert main(tmp_path / "objects.pth", tmp_path / "converted") == 2
     assert "allow it with --trust_pickle" in capsys.readouterr().err
     assert main(tmp_path / "objects.pth", tmp_path / "converted", "--trust_pickle") == 0
     assert "with Semantic FPN" in capsys.readouterr().out
@@ -103,15 +103,61 @@ def test_bad_names_file(fixtures_dir, tmp_path, capsys, content, message):
     if content is not None:
         (tmp_path / "names.json").write_text(content)
     checkpoint = fixtures_dir / "seed_classification_van_tiny.pth.tar"
-    assert main(checkpoint, tmp_path / "converted", "--id2label", tmp_path / "names.json") == 1
+    assert main(checkpoint, tmp_path / "converted", "--id2label", tmp_path / "names.json") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "converted").exists()
 
 
 def test_a_folder_with_something_in_it_is_refused_first(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("precious")
-    assert main("does-not-matter.pth", tmp_path) == 1
+    assert main("does-not-matter.pth", tmp_path) == 2
     assert f"{tmp_path} is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "message"),
+    [
+        ("file", "is a file"),
+        ("file/converted", "cannot be made"),
+        (256 * "x", "cannot be made"),
+        ("locked/converted", "cannot be made"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_anything_is_loaded(tmp_path, monkeypatch, capsys, output_dir, message):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "locked").mkdir()
+    # The tests may be run by root, who may write anywhere.
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
+    assert main("does-not-exist.pth", tmp_path / output_dir) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "does-not-exist" not in printed and printed.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["file", "locked"]
+
+
+def test_a_folder_with_the_longest_name(fixtures_dir, tmp_path):
+    assert main(fixtures_dir / "seed_fpn_van_tiny.pth", tmp_path / (255 * "x")) == 0
+    assert os.listdir(tmp_path) == [255 * "x"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("nowhere.pth", "nowhere.pth does not exist"),
+        (".", "is a folder; give the checkpoint file itself"),
+        ("cut.safetensors", "cut.safetensors is truncated, damaged"),
+        ("text.pth", "text.pth is truncated, damaged"),
+        (256 * "x", "cannot be opened"),
+    ],
+)
+def test_a_wrong_checkpoint_is_one_line(fixtures_dir, tmp_path, monkeypatch, capsys, checkpoint, message):
+    monkeypatch.chdir(tmp_path)
+    safetensors = fixtures_dir / "hub_van_tiny" / "model.safetensors"
+    (tmp_path / "cut.safetensors").write_bytes(safetensors.read_bytes()[:100_000])
+    (tmp_path / "text.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    assert main(checkpoint, "converted") == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.startswith("error: ") and printed.count("\n") == 1
 
 
 def test_backbone_only(fixtures_dir, tmp_path, capsys):

@@ -138,6 +138,12 @@ def test_cards_are_up_to_date(tmp_path):
     assert [name for name in made if made[name] != kept[name]] == [], "python examples/model_cards.py makes them anew"
 
 
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert importlib.import_module("model_cards").main(["--output_dir", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output_dir {tmp_path / 'file'} cannot be written")
+
+
 @pytest.fixture(scope="module")
 def cards() -> dict[str, ModelCard]:
     """The cards that are kept, by the names of the authors' checkpoints."""
@@ -301,6 +307,21 @@ def test_training_from_an_authors_classifier(trained, hub_validation):
     assert card.data.base_model == "someone/another"
 
 
+@pytest.mark.parametrize(
+    "folder", ["/srv/acme/", "~/acme/", "..\\acme\\", "C:\\acme\\", "file:///acme/", "data/acme/"]
+)
+def test_a_card_tells_no_paths(trained, folder):
+    results = json.loads((trained / "results.json").read_text())
+    results["run"]["model_name_or_path"] = f"{folder}base"
+    results["dataset"]["name"] = f"{folder}pictures"
+    results["protocol"]["metric"] += f", as in {folder}metric.txt" if folder.startswith("/") else ""
+    (trained / "results.json").write_text(json.dumps(results))
+    card = model_card_for_folder(trained, "someone/boxes")
+    assert "from `base`, on the 7 training pictures of `pictures`" in card.text
+    assert card.data.eval_results[0].dataset_name == "pictures"
+    assert "acme" not in str(card)
+
+
 def test_what_the_hub_refuses_is_an_error(hub_validation):
     card = create_model_card(tiny_config(), model_id="someone/tiny", dataset_id="no name")
     with pytest.raises(ValueError, match="datasets or base_model is no name"):
@@ -320,6 +341,8 @@ def test_what_the_hub_refuses_is_an_error(hub_validation):
         (("num_parameters",), 5, "results.json: num_parameters is 5, but the model has"),
         (("run", "learning_rate"), None, "results.json: run.learning_rate is missing"),
         (("run", "seed"), True, "results.json: run.seed has a value of a wrong type, True"),
+        # train_seg.py once evaluated only with --max_train_steps 0: its figures are of no training.
+        (("run", "max_train_steps"), 0, "results.json: run.max_train_steps must be 1 or more, got 0"),
     ],
 )
 def test_bad_results_are_errors(trained, path, value, message):

@@ -5,6 +5,7 @@ and what was pushed, loaded by its name."""
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from conftest import random_pixel_values, tiny_config
 from huggingface_hub import ModelCard
 from loopback_hub import Handler, LoopbackHub, Refused
 from PIL import Image
+from push_to_hub import in_bytes
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 
@@ -310,6 +312,68 @@ def test_the_folders_own_card_goes(hub, runner, folder):
     assert runner.push(folder, "alice/van").status == 0
     assert hub.repositories["alice/van"].files()["README.md"].endswith(b"In my own words.\n")
 
+    # As transformers' Trainer writes it.
+    (folder / "README.md").write_text(f"---\nlicense: apache-2.0\nbase_model: {folder / 'base'}\n---\n")
+    done = runner.push(folder, "alice/van")
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert f"README.md, line 3, names a path of this machine: {folder}" in last_line(done)
+
+
+@pytest.fixture
+def told_paths(folder, tmp_path) -> Path:
+    """The saved model's folder, the JSON files of which tell where things lie on this machine."""
+    places = {
+        "dataset": {"name": str(tmp_path / "pictures"), "num_labels": 7, "validation": 5},
+        "arguments": {
+            "dataset": str(tmp_path / "pictures"),
+            "model_name_or_path": "C:\\Users\\alice\\base",
+            "output_dir": "outputs/acme",
+            "id2label": "~/alice/names.json",
+        },
+        "best_pictures": [{"name": "../alice/private/0001"}],
+        "notes": ["file:///home/alice/notes.txt", "Visual-Attention-Network/van-base", "https://example.org/a/b"],
+    }
+    results = json.loads((folder / "results.json").read_text()) | places
+    (folder / "results.json").write_text(json.dumps(results))
+    config = json.loads((folder / "config.json").read_text()) | {"_name_or_path": str(tmp_path / "base")}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_no_path_of_this_machine_is_released(hub, runner, told_paths, tmp_path):
+    before = {path.name: path.read_bytes() for path in told_paths.iterdir() if path.is_file()}
+    done = runner.push(told_paths, "alice/van")
+    assert done.status == 0, done.err
+    files = hub.repositories["alice/van"].files()
+    for name, content in files.items():
+        assert str(tmp_path).encode() not in content, name
+        assert b"alice/" not in content.replace(b"alice/van", b""), name
+    results = json.loads(files["results.json"])
+    assert results["dataset"]["name"] == results["arguments"]["dataset"] == "pictures"
+    assert results["arguments"]["model_name_or_path"] == "base" and results["arguments"]["output_dir"] == "acme"
+    assert results["best_pictures"] == [{"name": "0001"}]
+    assert results["notes"] == ["notes.txt", "Visual-Attention-Network/van-base", "https://example.org/a/b"]
+    assert results["mean_iou"] == 0.5
+    assert json.loads(files["config.json"])["_name_or_path"] == "base"
+    assert b"`pictures`" in files["README.md"]
+    # What lies here stays as it is; what has no path goes as it is.
+    assert before == {path.name: path.read_bytes() for path in told_paths.iterdir() if path.is_file()}
+    assert files["preprocessor_config.json"] == before["preprocessor_config.json"]
+
+    assert "Nothing has changed" in runner.push(told_paths, "alice/van").out
+    assert len(hub.repositories["alice/van"].history()) == 2
+
+
+def test_dry_run_shows_the_size_of_what_would_go(hub, runner, told_paths):
+    (told_paths / "README.md").unlink(missing_ok=True)
+    listed = runner.push(told_paths, "alice/van", "--dry_run").out
+    sizes = dict(line.split()[:2] for line in listed.splitlines() if "B  " in line)
+    runner.push(told_paths, "alice/van")
+    pushed = hub.repositories["alice/van"].files()
+    for name in ("results.json", "config.json"):
+        assert sizes[name] == in_bytes(len(pushed[name])) != in_bytes((told_paths / name).stat().st_size)
+    assert "paths cut to their last part" in next(line for line in listed.splitlines() if "results.json" in line)
+
 
 def test_private_and_branch(hub, runner, saved, model_files):
     assert runner.push(saved, "alice/secret", "--private", "--revision", "trial/1").status == 0
@@ -394,6 +458,17 @@ def test_an_evaluation_goes_with_the_model_that_was_evaluated(hub, runner, folde
     assert done.status == 2 and "holds an evaluation of other weights" in last_line(done)
 
 
+def change(folder: Path, name: str, **fields: object) -> None:
+    """Sets fields of a JSON file."""
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+
+
+def shard(folder: Path, weight_map: object) -> None:
+    """Puts an index in the place of the weights."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -405,11 +480,57 @@ def test_an_evaluation_goes_with_the_model_that_was_evaluated(hub, runner, folde
         (lambda folder: (folder / "config.json").write_text('{"model_type": "vit"}'), "must be 'van'"),
         (lambda folder: (folder / "results.json").write_text("{}"), "results.json: mean_iou is missing"),
         (shutil.rmtree, "is neither a file nor a folder"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 50_000), "model.safetensors is damaged"),
+        (lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs"), "is damaged"),
+        (lambda folder: change(folder, "config.json", auto_map=["modeling_van.Van"]), "auto_map must be an object"),
+        (lambda folder: change(folder, "config.json", auto_map={"AutoModel": 3}), "auto_map must be an object"),
+        (lambda folder: shard(folder, ["model.safetensors"]), "weight_map must be an object"),
+        (lambda folder: shard(folder, {"w": "../../secret.safetensors"}), "'../../secret.safetensors'"),
+        (lambda folder: shard(folder, {"w": "model-00001-of-00002.safetensors"}), "has no model-00001-of-00002"),
     ],
 )
 def test_what_is_no_whole_model_is_refused(unconnected, folder, spoil, message):
     spoil(folder)
     done = unconnected.push(folder, "alice/van", "--dry_run")
+    assert (done.status, done.out) == (2, "")
+    assert message in last_line(done) and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "message"),
+    [
+        ({"name": "nowhere"}, "holds an evaluation of 'nowhere', which is not a model's folder here"),
+        ({"name": None}, "results.json names no model"),
+        ("van", "results.json names no model"),
+        (None, "results.json names no model"),
+        ({"name": "broken"}, "broken has damaged weights"),
+        ({"name": "other"}, "is a model of the type 'vit'; it must be 'van'"),
+    ],
+)
+def test_an_evaluation_without_its_model_is_refused(unconnected, folder, tmp_path, evaluated, message):
+    for name in ("broken", "other"):
+        shutil.copytree(folder, unconnected.folder / name, dirs_exist_ok=True)
+    os.truncate(unconnected.folder / "broken" / "model.safetensors", 50_000)
+    (unconnected.folder / "other" / "config.json").write_text('{"model_type": "vit"}')
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    results = json.loads((folder / "results.json").read_text()) | {"model": evaluated}
+    (evaluation / "results.json").write_text(json.dumps(results))
+    done = unconnected.push(evaluation, "alice/van", "--dry_run")
+    assert (done.status, done.out) == (2, "")
+    assert message in last_line(done) and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--released", "van_b7"), "--released must be one of van_b0, "),
+        (("--id2label", "nowhere.json"), "nowhere.json cannot be read as JSON"),
+        (("--id2label", "."), "cannot be read as JSON"),
+    ],
+)
+def test_bad_arguments_about_a_checkpoint(unconnected, fixtures_dir, options, message):
+    done = unconnected.push(fixtures_dir / "seed_fpn_van_tiny.pth", "alice/van", "--dry_run", *options)
     assert (done.status, done.out) == (2, "")
     assert message in last_line(done)
 
@@ -525,6 +646,8 @@ def test_training_pushes_what_it_leaves(hub, runner, boxes, model_files):
     assert repository.private
     pictures = {"training_curves.png", "predictions.png", "example.png"}
     assert repository.files().keys() == model_files | pictures | {"README.md", "results.json", ".gitattributes"}
+    assert json.loads((runner.folder / "boxes" / "results.json").read_text())["dataset"]["name"] == str(boxes)
+    assert not any(str(boxes.parent).encode() in content for content in repository.files().values())
 
 
 LOADER = """

@@ -1,7 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""README.md and examples/README.md: the worked example is run, other commands are read by what they start. And
-examples/train_slurm.sh, with a SLURM of ours."""
+"""README.md, examples/README.md and CONTRIBUTING.md: Python blocks and the worked example are run, other commands are
+parsed by what they start. And examples/train_slurm.sh, with a SLURM of ours."""
 
 import importlib
 import json
@@ -11,20 +11,23 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.commands.launch import launch_command_parser
-from conftest import paint_box
+from conftest import BOX_NAMES, paint_box, tiny_config
 from loopback_hub import Commit, File, LoopbackHub, Repository
 from PIL import Image
 from test_push_to_hub import Runner
 
-from van_hf import VanConfig, VanForImageClassification
+from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation, VanImageProcessor, __version__
 
 ROOT = Path(__file__).parents[1]
 READMES = (ROOT / "README.md", ROOT / "examples" / "README.md")
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 
 
 def blocks(readme: Path, heading: str) -> list[str]:
@@ -60,11 +63,113 @@ def test_commands_are_understood(readme, monkeypatch):
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         if name in ("train_seg", "eval_seg"):
             importlib.import_module(name.replace("_seg", "_arguments")).parse_arguments("")
-        elif name in ("predict", "push_to_hub"):
+        elif name == "benchmark":
+            # It has no function that only parses.
+            benchmarks = importlib.import_module("benchmark").main
+            with pytest.raises(SystemExit) as stop:
+                benchmarks([*arguments, "--help"])
+            assert stop.value.code == 0
+        elif name == "model_cards":
+            assert arguments == []
+        elif name != "demo" or find_spec("gradio") is not None:
             importlib.import_module(name).parse_args(arguments)
 
 
-@pytest.mark.parametrize("readme", READMES, ids=["README.md", "examples/README.md"])
+def test_the_set_up_lines():
+    lines = READMES[0].read_text("utf-8").splitlines()
+    # CI takes the second one from here.
+    assert lines.index("pip install -e . && accelerate launch examples/train_seg.py") < 25
+    assert lines.index('pip install -e ".[test]" && pytest') < 25
+
+
+def test_the_picture():
+    (path,) = re.findall(r"^!\[[^]]+\]\((\S+)\)$", READMES[0].read_text("utf-8"), re.M)
+    assert (ROOT / path).stat().st_size < 150_000
+    with Image.open(ROOT / path) as image:
+        assert image.width > 2 * image.height
+    # The command that draws it, to this file.
+    draws = [c for c in commands(READMES[0].read_text("utf-8")) if c[1] == "examples/show_predictions.py"]
+    assert draws[0][-2:] == ["--output", path]
+
+
+def test_the_version_is_described():
+    assert f"**{__version__}**" in READMES[0].read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with what the examples need of the default training run: a model and a picture, of smaller sizes."""
+    folder = tmp_path_factory.mktemp("trained")
+    torch.manual_seed(0)
+    model = VanForSemanticSegmentation(tiny_config(id2label=BOX_NAMES))
+    model.save_pretrained(folder / "outputs" / "van-scenes")
+    VanImageProcessor(size={"shortest_edge": 64, "longest_edge": 256}).save_pretrained(folder / "outputs/van-scenes")
+    paint_box(np.random.default_rng(0))["image"].save(folder / "outputs" / "van-scenes" / "example.png")
+    return folder
+
+
+def test_python_blocks_run(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    found = re.findall(r"^```python\n(.*?)^```$", READMES[0].read_text("utf-8"), re.M | re.S)
+    # The one with a model of the Hub is tried below.
+    found = [block for block in found if "OWNER" not in block]
+    assert len(found) == 4
+    for block in found:
+        namespace = {}
+        exec(block, namespace)
+        if "labels" in namespace:
+            image, labels = namespace["image"], namespace["labels"]
+            assert labels.shape == (image.height, image.width) and labels.max() < len(BOX_NAMES)
+        elif "backbone" in namespace:
+            with torch.inference_mode():
+                assert namespace["model"].eval()(torch.zeros(1, 3, 64, 64)).logits.shape[:2] == (1, 150)
+    printed = capsys.readouterr().out
+    assert "torch.Size([1, 150, 32, 32])" in printed and any(name in printed for name in BOX_NAMES.values())
+
+
+def test_first_commands_run(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    predict, _ = commands(blocks(READMES[0], "First steps")[-1])
+    script, arguments = script_and_arguments(predict)
+    assert importlib.import_module(Path(script).stem).main([*arguments, "--device", "cpu"]) == 0
+    assert (trained / "predictions" / "overlays" / "example.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "readme", [*READMES, CONTRIBUTING], ids=["README.md", "examples/README.md", "CONTRIBUTING.md"]
+)
+def test_paths_and_names_are_there(readme):
+    for path in re.findall(r"`((?:van_hf|examples|tests|model_cards|\.ci)/[\w./]*)`", readme.read_text("utf-8")):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_layout_is_whole():
+    text = CONTRIBUTING.read_text("utf-8")
+    for path in (ROOT / "van_hf").iterdir():
+        if path.name.startswith("__") or path.suffix not in ("", ".py"):
+            continue
+        name = f"`van_hf/{path.name}" if path.is_dir() else f"`van_hf/{path.name}`"
+        assert name in text, f"CONTRIBUTING.md does not say what {path.name} is"
+
+
+def test_the_steps_to_a_decode_head_name_what_there_is():
+    steps = CONTRIBUTING.read_text("utf-8").split("## How to add a decode head")[1]
+    places = {
+        "van_hf/model/decode_heads.py": ("DECODE_HEADS", "channels_first", "ConvModule", "class Classifier"),
+        "van_hf/model/configuration_van.py": ("DECODE_HEAD_NAMES", "VAN_SIZES", "def validate_architecture"),
+        "tests/conftest.py": ("TINY_HEADS",),
+        "tests/test_modeling_van.py": ("SegmentationSuite", "golden_name", "def remote_code_outputs", "suites"),
+        "van_hf/checkpoints.py": ("SEGMENTATION_KEYS", "def _infer_heads"),
+        "van_hf/training.py": ("RECIPES",),
+    }
+    for path, names in places.items():
+        for name in names:
+            assert name in (ROOT / path).read_text("utf-8") and name.split()[-1] in steps, (path, name)
+
+
+@pytest.mark.parametrize(
+    "readme", [*READMES, CONTRIBUTING], ids=["README.md", "examples/README.md", "CONTRIBUTING.md"]
+)
 def test_links_lead_somewhere(readme):
     links = re.findall(r"\]\(([^)\s]+)\)", readme.read_text("utf-8"))
     for path, _, anchor in (link.partition("#") for link in links if "://" not in link):
@@ -127,7 +232,7 @@ def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
             assert results[-1].status == 0, results[-1].err
 
         # The three lines that load it by its name.
-        (lines,) = blocks(READMES[0], "From the Hub")
+        _, lines = blocks(READMES[0], "Release on the Hub")
         saving = 'import numpy; numpy.savez("segments.npz", **{s["label"]: numpy.array(s["mask"]) for s in segments})'
         (tmp_path / "lines.py").write_text(lines.replace("OWNER", "alice") + saving)
         picture = next((tmp_path / "my-data" / "images" / "validation").iterdir())

@@ -1,12 +1,12 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Conversion of the authors' own checkpoints.
+"""Convert the authors' own checkpoints.
 
 Two formats are known: VAN-Segmentation's, which mmsegmentation wrote (`backbone.*`, `neck.*`, `decode_head.*`,
 `auxiliary_head.*`), and VAN-Classification's (`patch_embed1.*` to `head.*`). Checkpoints that transformers 4.57 saved
-need no conversion: `from_pretrained` takes them as they are.
+need no conversion: `from_pretrained` loads them directly.
 
-Every tensor is accounted for: a converted model has each tensor of the file, and none that the file has not.
+Every tensor is accounted for: a converted model has each tensor of the file, and no others.
 """
 
 import logging
@@ -33,7 +33,7 @@ from .model.modeling_van import VanForImageClassification, VanForSemanticSegment
 logger = logging.getLogger(__name__)
 
 # Our names and the authors', as regular expressions and replacements that are applied in this order. <n> stands for
-# n + 1, for we count the stages from 0, they from 1; that is what transformers' `key_mapping` cannot express.
+# n + 1, because we count the stages from 0 and they from 1; transformers' `key_mapping` cannot express that.
 BACKBONE_KEYS = (
     (r"^(?:van\.)?encoder\.stages\.(\d+)\.embeddings\.convolution\.", r"backbone.patch_embed<\1>.proj."),
     (r"^(?:van\.)?encoder\.stages\.(\d+)\.embeddings\.normalization\.", r"backbone.patch_embed<\1>.norm."),
@@ -64,13 +64,13 @@ CLASSIFICATION_KEYS = (
     (r"^classifier\.", r"head."),
 )
 SEGMENTATION_PREFIXES = ("backbone.", "neck.", "decode_head.", "auxiliary_head.")
-# mmsegmentation's default, and all that the authors used. The checkpoints do not tell it, only how many there are.
+# mmsegmentation's default, which the authors always used. Checkpoints tell only how many scales there are.
 POOL_SCALES = (1, 2, 3, 6)
 INCOMPLETE = "a truncated or incomplete checkpoint of a VAN"
 
 
 def original_key(key: str, model_class: type[VanPreTrainedModel]) -> str:
-    """The authors' name of the parameter or buffer that `model_class` calls `key`."""
+    """Return the authors' name of the parameter or buffer that `model_class` calls `key`."""
     table = SEGMENTATION_KEYS if model_class is VanForSemanticSegmentation else CLASSIFICATION_KEYS
     for pattern, replacement in table:
         key = re.sub(pattern, replacement, key)
@@ -80,19 +80,18 @@ def original_key(key: str, model_class: type[VanPreTrainedModel]) -> str:
 def convert_checkpoint(
     path: str | os.PathLike, id2label: dict[int, str] | None = None, trust_pickle: bool = False
 ) -> tuple[VanPreTrainedModel, BaseImageProcessor]:
-    """
-    Turns a checkpoint of the authors into a model and the image processor that belongs to it, in memory.
+    """Turn a checkpoint of the authors into a model and the image processor that belongs to it, in memory.
 
     Args:
         path: the file; see [`load_original_checkpoint`].
-        id2label: class names by label id, 0 to num_labels - 1; by default those in the file, or of the benchmark that
-            the number of labels tells: ADE20K for a segmentation model of 150, ImageNet for a classifier of 1000.
+        id2label: class names by label id, 0 to num_labels - 1. By default those in the file, or those of the benchmark
+            that fits the number of labels: ADE20K for a segmentation model of 150, ImageNet for a classifier of 1000.
         trust_pickle: whether to run the code that a pickle may carry.
 
     Returns:
         The model, float32, in evaluation mode, with its labels (and palette) in its configuration: a
         [`VanForSemanticSegmentation`], a [`VanForImageClassification`] or, for a classifier's file without a `head`,
-        a [`VanModel`]. And the image processor of the authors' own evaluation.
+        a [`VanModel`]; and the image processor of the authors' own evaluation.
 
     Raises:
         ValueError: the file cannot be read, is no checkpoint of a VAN, lacks tensors, or has some that do not belong.
@@ -110,7 +109,7 @@ def convert_checkpoint(
         converted = convert_state_dict(state_dict, model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    # Takes the file's tensors themselves, and makes the batch counters that files of old torch versions lack.
+    # Assigns the file's tensors themselves; batch counters that files of old torch versions lack are made.
     model.load_state_dict(converted, assign=True)
     return model.eval(), default_image_processor(model_class)
 
@@ -118,24 +117,26 @@ def convert_checkpoint(
 def load_original_checkpoint(
     path: str | os.PathLike, trust_pickle: bool = False
 ) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """
-    Reads a checkpoint file: the tensors by the authors' names, and `meta`, in which mmsegmentation keeps class names.
+    """Read a checkpoint file: the tensors by the authors' names, and `meta`, where mmsegmentation keeps class names.
 
     Args:
-        path: a file that `torch.save` or safetensors wrote. The tensors lie at its top, under `state_dict` or, if it
-            has none, under `state_dict_ema`; their names may all start with `module.`.
+        path: a file that `torch.save` or safetensors wrote. The tensors are at its top level, under `state_dict` or,
+            if there is none, under `state_dict_ema`; their names may all start with `module.`.
         trust_pickle: whether to unpickle whatever the file holds. That runs any code that the file's author put there.
 
     Raises:
-        ValueError: there is no such file, it is no checkpoint, or holds more than tensors and plain containers.
+        ValueError: there is no such file, it is no checkpoint, or it holds more than tensors and plain containers.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the checkpoint file itself, such as a .pth or .pth.tar")
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; download it again")
+    try:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the checkpoint file itself, such as a .pth or .pth.tar")
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty; download it again")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened: {error.strerror}") from error
     checkpoint = _read_file(path, trust_pickle)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}; a checkpoint holds tensors by their names")
@@ -176,7 +177,7 @@ def _read_file(path: Path, trust_pickle: bool) -> Any:
 
 
 def _foreign_objects(path: Path, error: Exception) -> list[str]:
-    """The classes and functions over which `torch.load(weights_only=True)` stopped with `error`, if it was they."""
+    """Return the classes and functions that made `torch.load(weights_only=True)` stop with `error`, if any did."""
     if not isinstance(error, pickle.UnpicklingError):
         return []
     foreign = re.findall(r"GLOBAL (\S+) was not an allowed global", str(error))
@@ -187,7 +188,7 @@ def _foreign_objects(path: Path, error: Exception) -> list[str]:
 
 
 def infer_model_class(state_dict: Mapping[str, torch.Tensor]) -> type[VanPreTrainedModel]:
-    """The class that an original checkpoint's tensors make; raises a `ValueError` if they are no VAN's."""
+    """Return the class that an original checkpoint's tensors make; raise a `ValueError` if they are no VAN's."""
     if any(".pre_normomalization." in key for key in state_dict):
         raise ValueError(
             "this is transformers' own format and needs no conversion: give the folder of the file and its "
@@ -201,14 +202,13 @@ def infer_model_class(state_dict: Mapping[str, torch.Tensor]) -> type[VanPreTrai
 
 
 def infer_config(state_dict: Mapping[str, torch.Tensor]) -> VanConfig:
-    """
-    Works out the architecture from the tensors of an original checkpoint.
+    """Infer the architecture from the tensors of an original checkpoint.
 
     Strides, the pooling module's scales and the epsilons leave no trace in tensors and are the authors'; the rate of
     stochastic depth is the published one of the size and decode head, 0 for other sizes and classifiers.
 
     Args:
-        state_dict: all tensors by the authors' names; their shapes are looked at, so that the meta device will do.
+        state_dict: all tensors by the authors' names. Only their shapes are read: the meta device will do.
 
     Raises:
         ValueError: tensors that tell the architecture are missing, or are of another kind.
@@ -239,7 +239,7 @@ def infer_config(state_dict: Mapping[str, torch.Tensor]) -> VanConfig:
 
 
 def _count_blocks(state_dict: Mapping[str, torch.Tensor], prefix: str) -> list[int]:
-    """Blocks of each stage, up to the last that has a tensor; gaps before it show as missing keys later."""
+    """Count the blocks of each stage, up to the last that has a tensor; gaps before it are missing keys later."""
     last_blocks = [0, 0, 0, 0]
     for key in state_dict:
         if match := re.match(re.escape(prefix) + r"block([1-4])\.(\d+)\.", key):
@@ -249,7 +249,7 @@ def _count_blocks(state_dict: Mapping[str, torch.Tensor], prefix: str) -> list[i
 
 
 def _infer_heads(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The fields of the decode and auxiliary heads."""
+    """Return the fields of the decode and auxiliary heads."""
     has_neck = any(key.startswith("neck.") for key in state_dict)
     pools = {key.split(".")[2] for key in state_dict if key.startswith("decode_head.psp_modules.")}
     if has_neck == bool(pools):
@@ -279,16 +279,15 @@ def _infer_heads(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor], model: VanPreTrainedModel) -> dict[str, torch.Tensor]:
-    """
-    The tensors of an original checkpoint by the names they have in `model`, floating-point ones as float32.
+    """Return the tensors of an original checkpoint by their names in `model`, floating-point ones as float32.
 
     Args:
         state_dict: all tensors by the authors' names.
-        model: a model of the same architecture, of which names and shapes are looked at (the meta device will do).
+        model: a model of the same architecture. Only its names and shapes are read: the meta device will do.
 
     Raises:
-        ValueError: tensors are missing, too many or of other shapes; it lists them by the authors' names. BatchNorm's
-            `num_batches_tracked`, which old versions of torch did not save, may be missing.
+        ValueError: tensors are missing, too many or of other shapes; the message lists them by the authors' names.
+            BatchNorm's `num_batches_tracked`, which old versions of torch did not save, may be missing.
     """
     expected = model.state_dict()
     our_keys = {original_key(key, type(model)): key for key in expected}
@@ -366,8 +365,11 @@ def _find_palette(meta: Mapping[str, Any], names: list[str]) -> list[list[int]] 
 
 
 def default_image_processor(model_class: type[VanPreTrainedModel]) -> BaseImageProcessor:
-    """The authors' evaluation pipeline: [`VanImageProcessor`] for segmentation; for classifiers the short side to 248
-    pixels, bicubic with antialiasing, and the middle 224x224, which is ConvNeXt's too."""
+    """Return the authors' evaluation pipeline.
+
+    For segmentation that is [`VanImageProcessor`]; for classifiers ConvNeXt's: the short side to 248 pixels, bicubic
+    with antialiasing, then the middle 224x224.
+    """
     if model_class is VanForSemanticSegmentation:
         return VanImageProcessor()
     return ConvNextImageProcessor(
@@ -376,25 +378,32 @@ def default_image_processor(model_class: type[VanPreTrainedModel]) -> BaseImageP
 
 
 def check_output_dir(output_dir: str | os.PathLike):
-    """Raises a `ValueError` unless `output_dir` is a folder that is empty or not there yet."""
+    """Raise a `ValueError` unless `output_dir` is an empty folder, or one that can be made."""
     output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"{output_dir} is a file; give a new or empty folder to write to")
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise ValueError(f"{output_dir} is not empty, and nothing in it shall be lost; give a new or empty folder")
+    try:
+        if output_dir.exists() and not output_dir.is_dir():
+            raise ValueError(f"{output_dir} is a file; give a new or empty folder to write to")
+        if output_dir.is_dir() and any(output_dir.iterdir()):
+            raise ValueError(f"{output_dir} is not empty and would be overwritten; give a new or empty folder")
+        parent = next(parent for parent in output_dir.absolute().parents if parent.exists())
+    except OSError as error:
+        raise ValueError(f"{output_dir} cannot be made: {error.strerror}; give another folder to write to") from error
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        reason = "you may not write to" if parent.is_dir() else "there is a file"
+        raise ValueError(f"{output_dir} cannot be made: {reason} {parent}; give another folder to write to")
 
 
 def save_converted(model: VanPreTrainedModel, image_processor: BaseImageProcessor, output_dir: str | os.PathLike):
-    """
-    Saves both into `output_dir`, which must be new or empty: wholly or, whatever happens meanwhile, not at all.
+    """Save both into `output_dir`, which must be new or empty: wholly or, whatever happens meanwhile, not at all.
 
     Raises:
-        ValueError: `output_dir` is a file, or holds something.
+        ValueError: `output_dir` is a file, holds something, or cannot be made.
     """
     check_output_dir(output_dir)
     output_dir = Path(output_dir).resolve()
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as temporary:
+    # Beside its place, so that it can be renamed; hidden, so that a killed conversion leaves no folder like a model's.
+    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".converting-") as temporary:
         # A folder inside, as the temporary one itself is closed to other users.
         complete = Path(temporary) / output_dir.name
         model.save_pretrained(complete)
@@ -405,7 +414,7 @@ def save_converted(model: VanPreTrainedModel, image_processor: BaseImageProcesso
 
 
 def _require(state_dict: Mapping[str, torch.Tensor], keys: list[str], ndim: int):
-    """Raises a `ValueError` that lists those of `keys` that are missing or have another number of dimensions."""
+    """Raise a `ValueError` that lists those of `keys` that are missing or have another number of dimensions."""
     missing = [key for key in keys if key not in state_dict]
     if missing:
         raise ValueError(f"this looks like {INCOMPLETE}. Tensors missing: {_listed(missing)}")
@@ -415,7 +424,7 @@ def _require(state_dict: Mapping[str, torch.Tensor], keys: list[str], ndim: int)
 
 
 def _listed(keys: Iterable) -> str:
-    """The first five of `keys`, and how many there are if they are more."""
+    """Return the first five of `keys`, and how many there are if there are more."""
     keys = [str(key) for key in keys]
     shown = ", ".join(keys[:5])
     return shown if len(keys) <= 5 else f"{shown}, ... ({len(keys)} in all)"

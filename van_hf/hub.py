@@ -1,13 +1,14 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Releasing a model, or a Space that shows it, on the Hub: which files go, and sending them in one commit."""
+"""Release a model, or a Space that shows it, on the Hub: choose the files and send them in one commit."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -17,14 +18,16 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
 
 from .files import read_json
+from .privacy import public_json
 
 CARD = "README.md"
 CONFIGS = ("config.json", "preprocessor_config.json")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 FIGURES = ("results.json", "train_results.json", "per_class.csv")
-# What train_seg.py and eval_seg.py draw; all but the first and the fourth show pictures of the validation data.
+# What train_seg.py and eval_seg.py draw; all but the training curves and the confusion matrix show validation data.
 PICTURES = (
     *("training_curves.png", "predictions.png", "example.png"),
     *("confusion_matrix.png", "best_pictures.png", "worst_pictures.png"),
@@ -38,11 +41,11 @@ class PushResult:
     """What [`push`] has done.
 
     Attributes:
-        url: Of the commit.
-        created: Whether the repository is a new one.
-        changed: Whether there was anything to commit.
-        deleted: Files of an earlier release that this one does not have, and that the commit has deleted.
-        card_kept: Whether the card on the Hub was left as it is, having been edited there.
+        url: address of the commit.
+        created: whether the repository is a new one.
+        changed: whether there was anything to commit.
+        deleted: files of an earlier release that this one does not have, and that the commit has deleted.
+        card_kept: whether the card on the Hub was left alone because somebody had edited it there.
     """
 
     url: str
@@ -52,7 +55,7 @@ class PushResult:
     card_kept: bool
 
     def describe(self) -> str:
-        """What has happened, in a few lines."""
+        """Return what has happened, in a few lines."""
         if not self.changed:
             lines = [f"Nothing has changed since {self.url}"]
         else:
@@ -66,24 +69,30 @@ class PushResult:
 
 def collect_files(
     model_dir: str | os.PathLike, evaluation_dir: str | os.PathLike | None = None, pictures: bool = True
-) -> dict[str, Path]:
-    """Returns the files of a release by their names on the Hub; whatever else lies in the folders stays.
+) -> dict[str, Path | bytes]:
+    """Return the files of a release by their names on the Hub; nothing else in the folders is released.
+
+    JSON files that name paths of this machine go as copies without them, which are returned as bytes; the files
+    themselves stay as they are.
 
     Args:
-        model_dir: Folder of a model and its image processor, with weights as safetensors and the code that
+        model_dir: folder of a model and its image processor, with weights as safetensors and the code that
             `trust_remote_code=True` runs, as `save_pretrained` of van_hf's classes leaves them.
-        evaluation_dir: Output folder of eval_seg.py. Its results.json is the release's, and that of the training
+        evaluation_dir: output folder of eval_seg.py. Its results.json is the release's, and that of the training
             becomes train_results.json.
-        pictures: Whether those that train_seg.py and eval_seg.py have drawn go along.
+        pictures: whether to include those that train_seg.py and eval_seg.py have drawn.
 
     Raises:
-        ValueError: A file is missing or cannot be read, or the model is no VAN.
+        ValueError: a file is missing or damaged, the model is no VAN, or a README.md names a path of this machine.
     """
     model_dir = Path(model_dir)
-    names = [*CONFIGS, *find_weights(model_dir), *find_code(model_dir)]
+    weights = find_weights(model_dir)
+    names = [*CONFIGS, *weights, *find_code(model_dir)]
     for name in names:
         if not (model_dir / name).is_file():
             raise ValueError(f"{model_dir} has no {name}: it is no whole model, saved with its image processor")
+    for name in weights:
+        check_weights(model_dir / name)
     names += [name for name in (*FIGURES, *(PICTURES if pictures else ()), CARD) if (model_dir / name).is_file()]
     files = {name: model_dir / name for name in names}
     if evaluation_dir is not None:
@@ -91,35 +100,55 @@ def collect_files(
             files["train_results.json"] = files.pop("results.json")
         evaluated = (*FIGURES, *(PICTURES if pictures else ()))
         files |= {name: path for name in evaluated if (path := Path(evaluation_dir, name)).is_file()}
-    return files
+    if CARD in files:
+        check_card(files[CARD], model_dir)
+    labels = read_json(model_dir / "config.json").get("id2label")
+    labels = labels.values() if isinstance(labels, dict) else ()
+    return {name: public_copy(path, labels) for name, path in files.items()}
 
 
 def find_weights(model_dir: Path) -> list[str]:
-    """Returns the names of the files of weights that `from_pretrained` takes: one, or else an index and its parts."""
+    """Return the names of the files of weights that `from_pretrained` takes: one, or else an index and its parts."""
     if (model_dir / "model.safetensors").is_file():
         return ["model.safetensors"]
     index = model_dir / "model.safetensors.index.json"
     if not index.is_file():
         raise ValueError(f"{model_dir} has no model.safetensors; from_pretrained and save_pretrained make one")
-    return [index.name, *sorted(set(read_json(index).get("weight_map", {}).values()))]
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{index}: weight_map must be an object of file names, got {weight_map!r:.80}")
+    # Whatever an index names would be sent.
+    if elsewhere := sorted(name for name in weight_map.values() if Path(name).name != name):
+        raise ValueError(f"{index}: weight_map must name files in its folder, got {elsewhere[0]!r}")
+    return [index.name, *sorted(set(weight_map.values()))]
+
+
+def check_weights(path: Path) -> None:
+    """Raise a `ValueError` if a file of weights is cut off or no safetensors file; tensors are not read."""
+    if path.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); save the model again") from error
 
 
 def find_code(model_dir: Path) -> list[str]:
-    """Returns the names of the modules that `trust_remote_code=True` runs, and of those that they import."""
+    """Return the names of the modules that `trust_remote_code=True` runs, and of those that they import."""
     # Takes seconds to import, and whoever pushes a model has transformers loaded.
     from transformers.dynamic_module_utils import get_relative_import_files
 
-    config, processor = (read_json(model_dir / name) for name in CONFIGS)
-    if config.get("model_type") != "van":
-        raise ValueError(f"{model_dir / 'config.json'} is of the type {config.get('model_type')!r}; it must be 'van'")
-    if not config.get("auto_map"):
+    contents = {name: read_json(model_dir / name) for name in CONFIGS}
+    model_type = contents["config.json"].get("model_type")
+    if model_type != "van":
+        raise ValueError(f"{model_dir / 'config.json'} is of the type {model_type!r}; it must be 'van'")
+    if not contents["config.json"].get("auto_map"):
         raise ValueError(
-            f"{model_dir / 'config.json'} has no auto_map, so that the model loads only where van_hf is installed;"
+            f"{model_dir / 'config.json'} has no auto_map, so the model loads only where van_hf is installed;"
             " from_pretrained and save_pretrained of van_hf's classes add it, and the code"
         )
-    # The image processor's may be one name or, as in transformers 4, a list of a slow and a fast one.
-    classes = [*config["auto_map"].values(), *(processor.get("auto_map") or {}).values()]
-    classes = [name for value in classes for name in (value if isinstance(value, list) else [value]) if name]
+    classes = [name for file, content in contents.items() for name in _mapped_classes(model_dir / file, content)]
     modules = {f"{name.split('.')[0]}.py" for name in classes}
     for module in sorted(modules):
         if not (model_dir / module).is_file():
@@ -128,24 +157,72 @@ def find_code(model_dir: Path) -> list[str]:
     return sorted(modules)
 
 
-def create_card(files: dict[str, Path], repo_id: str, released: str | None = None) -> str:
-    """Returns the text of a release's model card; for the arguments see [`~van_hf.model_cards.create_model_card`]."""
+def _mapped_classes(file: Path, content: dict) -> list[str]:
+    auto_map = content.get("auto_map") or {}
+    values = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
+    # The image processor's may be one name or, as in transformers 4, a list of a slow and a fast one.
+    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
+    if not isinstance(auto_map, dict) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file}: auto_map must be an object of class names, got {auto_map!r:.80}; save it again")
+    return names
+
+
+def public_copy(path: Path, labels: Collection[str]) -> Path | bytes:
+    """Return what is released of a file: the file itself, or a JSON file's text without paths of this machine.
+
+    Args:
+        path: a file of a release.
+        labels: names of the model's labels; see [`~van_hf.privacy.public_json`].
+    """
+    if path.suffix != ".json":
+        return path
+    content = read_json(path)
+    public = public_json(content, labels)
+    return path if public == content else (json.dumps(public, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def check_card(path: Path, model_dir: Path) -> None:
+    """Raise a `ValueError` if a README.md of the user's own names their home, the working or the model's folder.
+
+    transformers' Trainer writes such cards. What somebody wrote is not rewritten here.
+    """
+    folders = {os.path.expanduser("~"), os.getcwd(), str(model_dir.resolve())} - {"~", os.sep}
+    private = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(folders)))})(?![\w-])[^\s)\]\"'`]*")
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if found := private.search(line):
+            raise ValueError(
+                f"{path}, line {number}, names a path of this machine: {found[0]}. Edit it, or remove the file, and"
+                " a card is generated"
+            )
+
+
+def create_card(files: dict[str, Path | bytes], repo_id: str, released: str | None = None) -> str:
+    """Return the text of a release's model card; for the arguments see [`~van_hf.model_cards.CardFacts`].
+
+    Raises:
+        ValueError: a file lacks what a card needs; the message names file and field.
+    """
     from .model_cards import model_card_for_folder
 
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in files.items():
-            if not any(fnmatch(name, pattern) for pattern in WEIGHTS):
-                shutil.copyfile(path, Path(folder, name))
-        return str(model_card_for_folder(folder, repo_id, released=released))
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                Path(folder, name).write_bytes(content)
+            elif not any(fnmatch(name, pattern) for pattern in WEIGHTS):
+                shutil.copyfile(content, Path(folder, name))
+        try:
+            return str(model_card_for_folder(folder, repo_id, released=released))
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{folder}{os.sep}", "")) from error
 
 
 def seal_card(text: str) -> str:
-    """Adds a comment to a generated card by which [`is_sealed`] tells whether it was edited since."""
+    """Add a comment to a generated card by which [`is_sealed`] tells whether it was edited since."""
     return f"{text.rstrip()}\n\n<!-- Generated by van_hf; digest of the text above: {_digest(text)} -->\n"
 
 
 def is_sealed(text: str) -> bool:
-    """Returns whether a card is as [`seal_card`] made it."""
+    """Return whether a card is as [`seal_card`] made it."""
     match = re.fullmatch(r"(.*)\n\n<!-- Generated by van_hf; digest of the text above: (\w+) -->\n", text, re.DOTALL)
     return match is not None and _digest(match[1]) == match[2]
 
@@ -155,7 +232,7 @@ def _digest(text: str) -> str:
 
 
 def check_name(repo_id: str, option: str = "--hub_model_id") -> None:
-    """Raises a `ValueError`, which names the option, unless `repo_id` is of the form owner/name."""
+    """Raise a `ValueError` that names the option unless `repo_id` is of the form owner/name."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -165,24 +242,24 @@ def check_name(repo_id: str, option: str = "--hub_model_id") -> None:
 
 
 def check_access(repo_id: str) -> None:
-    """Checks that a push to `repo_id` can be expected to succeed, and changes nothing.
+    """Check that a push to `repo_id` can be expected to succeed, without changing anything.
 
     Raises:
-        OSError: There is no network or no token, or the token cannot write there.
+        OSError: there is no network or no token, or the token cannot write there.
     """
     with plain_errors(repo_id):
         user = HfApi().whoami()
     role = user.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise OSError("the token can only read; make one that can write at https://huggingface.co/settings/tokens")
-    # What a fine-grained token may do, its name does not tell.
+    # What a fine-grained token may do is not told here.
     names = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
     if role == "write" and repo_id.split("/")[0] not in names:
         raise OSError(f"you may not write to {repo_id}: the token is for {', '.join(names)}")
 
 
 def push(
-    files: dict[str, Path],
+    files: dict[str, Path | bytes],
     repo_id: str,
     *,
     repo_type: str = "model",
@@ -192,21 +269,21 @@ def push(
     commit_message: str = "Upload model",
     overwrite_card: bool = False,
 ) -> PushResult:
-    """Releases files on the Hub, in one commit: all of them or, whatever happens, none.
+    """Release files on the Hub in one commit: all of them or, whatever happens, none.
 
-    Those of them that are on the Hub already are not sent again, so that after a failure the same call goes on.
+    Files that are on the Hub already are not sent again, so after a failure the same call goes on where it stopped.
 
     Args:
-        files: By their names there; for a model what [`collect_files`] returns.
+        files: by their names there; for a model what [`collect_files`] returns.
         repo_type: "model", or "space" for a Space with Gradio.
-        card: Text of README.md where `files` has none.
-        private: Makes a new repository private; one that is there must be.
-        revision: Branch, which is created from main if it is missing.
-        overwrite_card: Replaces even a README.md on the Hub that is not as van_hf generated it.
+        card: text of README.md where `files` has none.
+        private: whether a new repository is private; one that exists must be private already.
+        revision: branch, which is created from main if it is missing.
+        overwrite_card: whether to replace even a README.md on the Hub that is not as van_hf generated it.
 
     Raises:
         ValueError: `private` was asked for and the repository is public, or the card's metadata are not valid.
-        OSError: The Hub cannot be reached, or refuses.
+        OSError: the Hub cannot be reached, or refuses.
     """
     api = HfApi()
     with plain_errors(repo_id):
@@ -227,14 +304,14 @@ def push(
         card_kept = card_kept and _is_edited(api, repo_id, repo_type, head)
         if card_kept:
             del contents[CARD]
-        # Old weights beside new ones, in another number of files, might be the ones that are loaded.
+        # Old weights in another number of files, left beside the new ones, might be loaded instead.
         managed = (*WEIGHTS, *FIGURES, *PICTURES) if repo_type == "model" else ("van_hf/*",)
         deleted = sorted(
             path for path in present - contents.keys() if any(fnmatch(path, pattern) for pattern in managed)
         )
         operations = [CommitOperationAdd(path, content) for path, content in sorted(contents.items())]
         operations += [CommitOperationDelete(path) for path in deleted]
-        # With its parent given, the commit fails if someone else's has come in between.
+        # Because its parent is given, the commit fails if someone else's has come in between.
         commit = api.create_commit(
             repo_id,
             operations,
@@ -254,7 +331,7 @@ def _is_edited(api: HfApi, repo_id: str, repo_type: str, revision: str) -> bool:
 
 @contextmanager
 def plain_errors(repo_id: str) -> Iterator[None]:
-    """Turns the errors of the Hub's client into an `OSError` of one line, which says what would do."""
+    """Turn the errors of the Hub's client into an `OSError` of one line that says what would help."""
     try:
         yield
     except (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError) as error:
@@ -267,7 +344,7 @@ def plain_errors(repo_id: str) -> Iterator[None]:
 
 
 def explain(error: Exception, repo_id: str) -> str:
-    """Returns what an error of the Hub's client means for a push, in one line."""
+    """Return what an error of the Hub's client means for a push, in one line."""
     if isinstance(error, LocalTokenNotFoundError):
         return "there is no token; run `hf auth login`, or set HF_TOKEN (https://huggingface.co/settings/tokens)"
     if isinstance(error, OfflineModeIsEnabled):
@@ -283,5 +360,5 @@ def explain(error: Exception, repo_id: str) -> str:
     if status == 403:
         return f"you may not write to {repo_id} with this token ({said})"
     if status == 412:
-        return f"{repo_id} has got another commit in the meantime. Look at it, then give the same command again"
+        return f"{repo_id} has had another commit in the meantime. Look at it, then give the same command again"
     return f"{constants.ENDPOINT} answered with the error {status} ({said}). {again}"

@@ -27,7 +27,7 @@ PUBLISHED_PROTOCOLS = {
 
 
 class DataSet(NamedTuple):
-    """A data set as cards name it, and its id on the Hub, if it is known to be there."""
+    """A data set as cards name it, and its id on the Hub if it is known to be there."""
 
     name: str
     hub_id: str | None = None
@@ -46,12 +46,12 @@ class ReleasedCheckpoint:
         decode_head: `"upernet"` or `"semantic_fpn"`; None for a classifier.
         figure: mean IoU on ADE20K's validation pictures, or a classifier's top-1 accuracy on ImageNet-1K's, in
             percent; None if they print none.
-        first_figure: the same in their first release, where it was another.
-        parameters: what they print, in millions; None if nothing.
-        gmacs: multiply-adds as they print them, in 10^9, for 2048x512 pixels, or 224x224 for a classifier; None if
-            nothing.
-        recipe: a segmentation model's name in `van_hf.training.RECIPES`.
-        pretraining: what the backbone of a segmentation model was trained on before.
+        first_figure: the same figure in their first release, where it differed.
+        parameters: the number of parameters that they print, in millions; None if they print none.
+        gmacs: the multiply-adds that they print, in 10^9, for 2048x512 pixels, or 224x224 for a classifier; None if
+            they print none.
+        recipe: name of a segmentation model's recipe in `van_hf.training.RECIPES`.
+        pretraining: the data that a segmentation model's backbone was trained on before.
     """
 
     size: str
@@ -63,8 +63,23 @@ class ReleasedCheckpoint:
     recipe: str | None = None
     pretraining: str | None = None
 
+    @property
+    def data_set(self) -> DataSet:
+        """What the checkpoint was trained and evaluated on."""
+        return IMAGENET if self.decode_head is None else ADE20K
+
+    @property
+    def url(self) -> str:
+        """Address of the authors' repository that the checkpoint is from."""
+        return CLASSIFICATION_URL if self.decode_head is None else SEGMENTATION_URL
+
+    @property
+    def protocol(self) -> str:
+        """What `figure` was measured with."""
+        return PUBLISHED_PROTOCOLS[self.decode_head]
+
     def config(self) -> VanConfig:
-        """Returns the checkpoint's architecture."""
+        """Return the checkpoint's architecture."""
         if self.decode_head is not None:
             return VanConfig.from_size(self.size, decode_head=self.decode_head)
         hidden_sizes, depths, _ = VAN_SIZES[self.size]
@@ -80,7 +95,7 @@ def _semantic_fpn(size, figure=None):
     return ReleasedCheckpoint(size, "semantic_fpn", figure, recipe="semantic_fpn_40k", pretraining="ImageNet-1K")
 
 
-# By the names of the authors' training configurations, after which their checkpoints are called.
+# By the names of the authors' training configurations, which their checkpoints are named after.
 RELEASED_CHECKPOINTS = {
     "van_b0": ReleasedCheckpoint("b0", None, 75.4, parameters=4.1, gmacs=0.9),
     "van_b1": ReleasedCheckpoint("b1", None, 81.1, parameters=13.9, gmacs=2.5),
