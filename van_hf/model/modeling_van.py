@@ -26,6 +26,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_van import VanConfig
 from .convolutions import channels_last, depthwise_conv2d
@@ -299,6 +300,9 @@ class VanPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["VanLayer"]
+    # The hidden states are those of the stages alone: transformers 5.17 looks here where only some are asked for. There
+    # is no module to record, as the encoder returns them.
+    _can_record_outputs = {"hidden_states": OutputRecorder(None, capture_initial_hidden_state=False)}
     # The losses are means over what a forward pass sees, and know nothing of `num_items_in_batch`. Unless told so,
     # `Trainer` concludes from `**kwargs` that they do, and leaves gradient accumulation undivided.
     accepts_loss_kwargs = False
