@@ -37,6 +37,9 @@ def tiny_config(decode_head: str = "upernet", **overrides) -> VanConfig:
     return VanConfig(**{**fields, **overrides})
 
 
+PROGRAMS = Path(__file__).parent / "programs"  # what tests run in processes of their own
+
+
 @pytest.fixture(scope="session")
 def fixtures_dir() -> Path:
     return Path(__file__).parent / "fixtures"

@@ -4,11 +4,11 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import convert_checkpoint
 import numpy as np
 import PIL.Image
 import pytest
@@ -50,7 +50,7 @@ def test_the_printed_lines_use_the_model(fixtures_dir, tmp_path):
 
 def main(*arguments):
     """The script in this process: its exit status."""
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+    return convert_checkpoint.main([str(argument) for argument in arguments])
 
 
 def test_refused_checkpoints_leave_nothing(fixtures_dir, tmp_path):

@@ -1,7 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """README.md and examples/README.md: the worked example is run, other commands are read by what they start. And
-examples/train_slurm.sh, with a SLURM of ours."""
+examples/train_slurm.sh, with the SLURM of programs/slurm."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate.commands.launch import launch_command_parser
-from conftest import paint_box
+from conftest import PROGRAMS, paint_box
 from loopback_hub import Commit, File, LoopbackHub, Repository
 from PIL import Image
 from test_push_to_hub import Runner
@@ -150,27 +150,10 @@ def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
         assert all(np.array_equal(segments[name] > 0, mask == names.index(name)) for name in segments)
 
 
-# Of so many machines `scontrol | head` would fail: what writes to a closed pipe is killed.
-FAKE_SLURM = {
-    "scontrol": "[[ $* == 'show hostnames node[0-29999]' ]] && printf 'node%d\\n' {0..29999}",
-    "srun": """
-        for option in --ntasks-per-node=1 --cpus-per-task=6 --kill-on-bad-exit=1; do
-            [[ $1 == "$option" ]] || exit 1
-            shift
-        done
-        for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do SLURM_NODEID=$node "$@"; done
-    """,
-    "accelerate": 'printf "%s\\n" "$@" > "launch-$SLURM_NODEID"',
-}
-
-
 def run_slurm_file(folder: Path, *arguments: str, **variables: object) -> subprocess.CompletedProcess:
     """Runs train_slurm.sh as a job; each machine leaves the arguments of its launcher in `launch-RANK`."""
-    for name, text in FAKE_SLURM.items():
-        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (folder / name).chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment |= {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"PATH": f"{PROGRAMS / 'slurm'}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"SLURM_JOB_NODELIST": "node[0-29999]", "SLURM_JOB_ID": "54321", "SLURM_CPUS_PER_TASK": "6"}
     environment |= {name: str(value) for name, value in variables.items()}
     script = ROOT / "examples" / "train_slurm.sh"
