@@ -33,6 +33,12 @@ def blocks(readme: Path, heading: str) -> list[str]:
     return re.findall(r"^```\w*\n(.*?)^```$", section, re.M | re.S)
 
 
+def test_every_fixture_is_described(fixtures_dir):
+    readme = (fixtures_dir / "README.md").read_text("utf-8")
+    names = {path.name.partition(".")[0] for path in fixtures_dir.iterdir()} - {"README"}
+    assert {name for name in names if f"`{name}" not in readme} == set()
+
+
 def commands(text: str) -> list[list[str]]:
     """Returns the words of each command that starts one of the examples, in blocks or within a line."""
     found = re.findall(r"(?:accelerate launch|python) [^`\n]*examples/\w+\.py[^`\n]*", text.replace("\\\n", ""))
