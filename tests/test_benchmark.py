@@ -200,6 +200,20 @@ def test_postprocessing_beside_plain(here, tmp_path):
         assert row["identical"] == 1 and row["seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (postprocess, ("postprocess", "--logits_size", "3x4", "--size", "6x8", "--num_labels", 5)),
+        (training, ("loss", "--batch_size", 1, "--num_labels", 3, "--height", 32, "--width", 32)),
+    ],
+    ids=["postprocess", "loss"],
+)
+def test_a_call_without_memory_has_no_share(monkeypatch, here, tmp_path, module, arguments):
+    monkeypatch.setattr(module, "peak_memory_of", lambda function, device: 0.0)
+    tables = run_json(tmp_path / "file.json", *arguments, "--repeats", 1)["tables"]
+    assert {row["share of peak"] for table in tables for row in table["rows"]} == {None}
+
+
 def test_loader_beside_plain(tmp_path):
     sizes = ("--size", "60x80", "--crop_size", 32, "--num_images", 2, "--num_samples", 3, "--repeats", 1)
     (table,) = run_json(tmp_path / "file.json", "loader", *sizes)["tables"]
