@@ -40,6 +40,14 @@ def tiny_config(decode_head: str = "upernet", **overrides) -> VanConfig:
 PROGRAMS = Path(__file__).parent / "programs"  # what tests run in processes of their own
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests as slow that ask for a fixture which their module names in SLOW_FIXTURES."""
+    for item in items:
+        if not set(item.fixturenames).isdisjoint(getattr(item.module, "SLOW_FIXTURES", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def fixtures_dir() -> Path:
     return Path(__file__).parent / "fixtures"

@@ -26,6 +26,7 @@ def run(*arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_the_printed_lines_use_the_model(fixtures_dir, tmp_path):
     done = run(fixtures_dir / "seed_upernet_van_tiny.pth", "converted", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -53,6 +54,7 @@ def main(*arguments):
     return convert_checkpoint.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_refused_checkpoints_leave_nothing(fixtures_dir, tmp_path):
     (tmp_path / "cut.pth").write_bytes((fixtures_dir / "seed_fpn_van_tiny.pth").read_bytes()[:100_000])
     done = run("cut.pth", "converted", cwd=tmp_path)

@@ -157,6 +157,7 @@ class ModelSuite:
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
+    @pytest.mark.slow
     def test_code_saved_with_the_model_needs_no_van_hf(self, remote_code_outputs, pixel_values):
         model, outputs = remote_code_outputs[self.__class__.__name__]
         torch.testing.assert_close(outputs, first_output(model(pixel_values)))

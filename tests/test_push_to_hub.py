@@ -23,6 +23,7 @@ from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = dict(enumerate(["sky", "tree", "water", "sand", "car", "road", "wall"]))
 

@@ -120,6 +120,7 @@ def hub(tmp_path):
     assert hub.unknown == []
 
 
+@pytest.mark.slow
 def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
     layout, block = blocks(READMES[0], "Train on your own data")
     names = write_data(tmp_path / "my-data", layout)
