@@ -23,7 +23,7 @@ import torch
 from van_hf import VanConfig
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ROOT / "tests" / "programs"
+PROGRAMS = ROOT / "tests" / "programs"  # what tests run in processes of their own
 TINY_BACKBONE = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 1]}
 TINY_HEADS = {
     "upernet": {"decode_head": "upernet", "decoder_hidden_size": 24, "auxiliary_hidden_size": 12},
@@ -37,6 +37,14 @@ def tiny_config(decode_head: str = "upernet", **overrides) -> VanConfig:
     if "id2label" not in overrides:
         fields["num_labels"] = 7
     return VanConfig(**{**fields, **overrides})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests as slow that ask for a fixture which their module names in SLOW_FIXTURES."""
+    for item in items:
+        if not set(item.fixturenames).isdisjoint(getattr(item.module, "SLOW_FIXTURES", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

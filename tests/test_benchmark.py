@@ -47,6 +47,7 @@ def here(monkeypatch):
     monkeypatch.setattr(models, "CALIBRATION_SIZE", 64)
 
 
+@pytest.mark.slow
 def test_new_processes_are_others():
     assert measuring.in_new_process(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match="invalid literal"):
@@ -117,6 +118,7 @@ def test_random_models_hide_nothing(pixel_values):
     assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_inference_beside_others(here, tmp_path, capsys):
     arguments = ("--height", 64, "--width", 96, "--repeats", 1, "--num_labels", 7)
     heads = ("--decode_head", "upernet", "semantic_fpn")
@@ -157,6 +159,7 @@ def test_comparison_of_logits_sees_differences():
     assert compared == {"largest difference": 1, "rounding error": 1.5}
 
 
+@pytest.mark.slow
 def test_training_beside_others(here, tmp_path):
     arguments = ("--crop_size", 64, "--repeats", 1, "--num_labels", 7)
     (table,) = run_json(tmp_path / "file.json", "training", *arguments)["tables"]
@@ -198,6 +201,20 @@ def test_postprocessing_beside_plain(here, tmp_path):
     ]
     for row in (row for table in tables for row in table["rows"]):
         assert row["identical"] == 1 and row["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (postprocess, ("postprocess", "--logits_size", "3x4", "--size", "6x8", "--num_labels", 5)),
+        (training, ("loss", "--batch_size", 1, "--num_labels", 3, "--height", 32, "--width", 32)),
+    ],
+    ids=["postprocess", "loss"],
+)
+def test_a_call_without_memory_has_no_share(monkeypatch, here, tmp_path, module, arguments):
+    monkeypatch.setattr(module, "peak_memory_of", lambda function, device: 0.0)
+    tables = run_json(tmp_path / "file.json", *arguments, "--repeats", 1)["tables"]
+    assert {row["share of peak"] for table in tables for row in table["rows"]} == {None}
 
 
 def test_loader_beside_plain(tmp_path):

@@ -4,11 +4,11 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import convert_checkpoint
 import numpy as np
 import PIL.Image
 import pytest
@@ -26,6 +26,7 @@ def run(*arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_the_printed_lines_use_the_model(fixtures_dir, tmp_path):
     done = run(fixtures_dir / "seed_upernet_van_tiny.pth", "converted", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -50,9 +51,10 @@ def test_the_printed_lines_use_the_model(fixtures_dir, tmp_path):
 
 def main(*arguments):
     """The script in this process: its exit status."""
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+    return convert_checkpoint.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_refused_checkpoints_leave_nothing(fixtures_dir, tmp_path):
     (tmp_path / "cut.pth").write_bytes((fixtures_dir / "seed_fpn_van_tiny.pth").read_bytes()[:100_000])
     done = run("cut.pth", "converted", cwd=tmp_path)

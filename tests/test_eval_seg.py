@@ -37,6 +37,9 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
+SLOW_FIXTURES = {"runs"}
+
+
 @pytest.fixture(scope="module")
 def runs(boxes, model, tmp_path_factory) -> Path:
     """Folder with `whole`, a finished run of one process and its `output.txt`, and `resumed`, killed after the first

@@ -130,6 +130,7 @@ def check(card: ModelCard) -> None:
     assert card.text.endswith("```\n")
 
 
+@pytest.mark.slow
 def test_cards_are_up_to_date(tmp_path):
     importlib.import_module("model_cards").main(["--output_dir", str(tmp_path)])
     made, kept = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (tmp_path, CARDS))

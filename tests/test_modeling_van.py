@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -52,28 +51,6 @@ def first_output(outputs):
     return outputs.feature_maps[-1] if hasattr(outputs, "feature_maps") else outputs.last_hidden_state
 
 
-REMOTE_SCRIPT = """
-    import sys
-
-    sys.modules["van_hf"] = None  # importing it fails, as where it is not installed
-    import huggingface_hub
-    import torch
-    import transformers
-
-    huggingface_hub.HfApi.repo_exists = lambda *_: True  # AutoBackbone asks the Hub for a folder too
-    folder = sys.argv[1]
-    for line in open(f"{folder}/cases.txt"):
-        name, auto_class = line.split()
-        auto_class = getattr(transformers, auto_class)
-        model = auto_class.from_pretrained(f"{folder}/{name}", trust_remote_code=True)
-        assert type(model).__module__.startswith("transformers_modules."), type(model)
-        with torch.no_grad():
-            outputs = model(torch.load(f"{folder}/pixel_values.pt"))
-        outputs = outputs.logits if hasattr(outputs, "logits") else outputs[0]
-        torch.save(outputs[-1] if isinstance(outputs, tuple) else outputs, f"{folder}/{name}.pt")
-"""
-
-
 @pytest.fixture(scope="session")
 def remote_code_outputs(tmp_path_factory):
     """For each suite a model and its output in a process that loads it by its saved code; one process for all."""
@@ -85,7 +62,7 @@ def remote_code_outputs(tmp_path_factory):
     (folder / "cases.txt").write_text("".join(f"{suite.__name__} {suite.auto_class.__name__}\n" for suite in suites))
     torch.save(random_pixel_values(), folder / "pixel_values.pt")
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(REMOTE_SCRIPT), str(folder)],
+        [sys.executable, PROGRAMS / "load_saved_code.py", folder],
         check=True,
         cwd=folder,
         env={**os.environ, "HF_MODULES_CACHE": str(folder / "modules")},
@@ -242,6 +219,7 @@ class ModelSuite:
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
+    @pytest.mark.slow
     def test_code_saved_with_the_model_needs_no_van_hf(self, remote_code_outputs, pixel_values):
         model, outputs = remote_code_outputs[self.__class__.__name__]
         torch.testing.assert_close(outputs, first_output(model(pixel_values)))

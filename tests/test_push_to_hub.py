@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import random_pixel_values, tiny_config
+from conftest import PROGRAMS, random_pixel_values, tiny_config
 from huggingface_hub import ModelCard
 from loopback_hub import Handler, LoopbackHub, Refused
 from PIL import Image
@@ -26,46 +25,18 @@ from push_to_hub import in_bytes
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = dict(enumerate(["sky", "tree", "water", "sand", "car", "road", "wall"]))
 
-# Runs the examples one after the other in one process, as each would import torch and transformers anew.
-RUNNER = """
-    import contextlib, io, json, os, runpy, sys, time, traceback, types
-
-    from huggingface_hub.utils import _http
-
-    # The client waits longer and longer between its attempts.
-    _http.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-    sys.path.insert(0, sys.argv[1])
-    answers = sys.stdout
-    for line in sys.stdin:
-        script, arguments, token = json.loads(line)
-        os.environ.pop("HF_TOKEN", None)
-        if token:
-            os.environ["HF_TOKEN"] = token
-        sys.argv = [script, *arguments]
-        out, err, status = io.StringIO(), io.StringIO(), 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                runpy.run_path(script, run_name="__main__")
-            except SystemExit as stop:
-                status = stop.code
-                if isinstance(status, str):
-                    status = print(stop.code, file=err) or 1
-            except BaseException:
-                status = traceback.print_exc() or 70
-        print(json.dumps([status, out.getvalue(), err.getvalue()]), file=answers, flush=True)
-"""
-
 
 class Runner:
-    """A process that runs the examples."""
+    """A process that runs the examples; see programs/run_examples.py."""
 
     def __init__(self, environment: dict, folder: Path):
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(RUNNER), str(EXAMPLES)],
+            [sys.executable, PROGRAMS / "run_examples.py"],
             cwd=folder,
             env=environment | {"ACCELERATE_USE_CPU": "true"},
             stdin=subprocess.PIPE,
@@ -650,41 +621,6 @@ def test_training_pushes_what_it_leaves(hub, runner, boxes, model_files):
     assert not any(str(boxes.parent).encode() in content for content in repository.files().values())
 
 
-LOADER = """
-    import json, sys
-
-    arguments = json.loads(sys.argv[1])
-    if arguments["installed"]:
-        import van_hf
-    else:
-        sys.modules["van_hf"] = None  # importing it fails, as where it is not installed
-    import torch
-    from PIL import Image
-    from transformers import AutoBackbone, AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
-
-    trust = {} if arguments["installed"] else {"trust_remote_code": True}
-    image = Image.open("image.png")
-    saved = {}
-    for revision in arguments["revisions"]:
-        options = {"revision": revision, **trust}
-        processor = AutoImageProcessor.from_pretrained("alice/van", **options)
-        model = AutoModelForSemanticSegmentation.from_pretrained("alice/van", **options)
-        module = "van_hf." if arguments["installed"] else "transformers_modules."
-        assert type(model).__module__.startswith(module) and type(processor).__module__.startswith(module)
-        with torch.no_grad():
-            saved[revision] = model(**processor(image, return_tensors="pt")).logits
-    if arguments["installed"]:
-        backbone = AutoBackbone.from_pretrained("alice/van")
-        model = van_hf.VanForSemanticSegmentation.from_pretrained("alice/van")
-        with torch.no_grad():
-            saved["backbone"] = backbone(torch.load("pixels.pt")).feature_maps[-1]
-            saved["named class"] = model(**processor(image, return_tensors="pt")).logits
-    segments = pipeline("image-segmentation", model="alice/van", **trust)(image)
-    saved["segments"] = {segment["label"]: list(segment["mask"].getdata()) for segment in segments}
-    torch.save(saved, arguments["output"])
-"""
-
-
 @pytest.fixture
 def two_releases(hub, runner, tmp_path) -> tuple[list[VanForSemanticSegmentation], str]:
     """`alice/van` with a first model, of which the commit is returned, and a second, also on the branch trial."""
@@ -702,7 +638,7 @@ def test_a_fresh_process_loads_by_name_and_revision(hub, two_releases, tmp_path,
     torch.save(random_pixel_values(), tmp_path / "pixels.pt")
     arguments = {"installed": installed, "revisions": ["main", "trial", sha], "output": "saved.pt"}
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LOADER), json.dumps(arguments)],
+        [sys.executable, PROGRAMS / "load_by_name.py", json.dumps(arguments)],
         cwd=tmp_path,
         env=hub.environment(tmp_path / "empty_cache"),
         check=True,

@@ -1,7 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """README.md, examples/README.md and CONTRIBUTING.md: Python blocks and the worked example are run, other commands are
-parsed by what they start. And examples/train_slurm.sh, with a SLURM of ours."""
+parsed by what they start. And examples/train_slurm.sh, with the SLURM of programs/slurm."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
-from conftest import BOX_NAMES, paint_box, tiny_config
+from conftest import BOX_NAMES, PROGRAMS, paint_box, tiny_config
 from loopback_hub import Commit, File, LoopbackHub, Repository
 from PIL import Image
 from test_push_to_hub import Runner
@@ -34,6 +34,12 @@ def blocks(readme: Path, heading: str) -> list[str]:
     """Returns the fenced blocks of a section."""
     section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", readme.read_text("utf-8"), re.M | re.S)[1]
     return re.findall(r"^```\w*\n(.*?)^```$", section, re.M | re.S)
+
+
+def test_every_fixture_is_described(fixtures_dir):
+    readme = (fixtures_dir / "README.md").read_text("utf-8")
+    names = {path.name.partition(".")[0] for path in fixtures_dir.iterdir()} - {"README"}
+    assert {name for name in names if f"`{name}" not in readme} == set()
 
 
 def commands(text: str) -> list[list[str]]:
@@ -219,6 +225,7 @@ def hub(tmp_path):
     assert hub.unknown == []
 
 
+@pytest.mark.slow
 def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
     layout, block = blocks(READMES[0], "Train on your own data")
     names = write_data(tmp_path / "my-data", layout)
@@ -255,27 +262,10 @@ def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
         assert all(np.array_equal(segments[name] > 0, mask == names.index(name)) for name in segments)
 
 
-# Of so many machines `scontrol | head` would fail: what writes to a closed pipe is killed.
-FAKE_SLURM = {
-    "scontrol": "[[ $* == 'show hostnames node[0-29999]' ]] && printf 'node%d\\n' {0..29999}",
-    "srun": """
-        for option in --ntasks-per-node=1 --cpus-per-task=6 --kill-on-bad-exit=1; do
-            [[ $1 == "$option" ]] || exit 1
-            shift
-        done
-        for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do SLURM_NODEID=$node "$@"; done
-    """,
-    "accelerate": 'printf "%s\\n" "$@" > "launch-$SLURM_NODEID"',
-}
-
-
 def run_slurm_file(folder: Path, *arguments: str, **variables: object) -> subprocess.CompletedProcess:
     """Runs train_slurm.sh as a job; each machine leaves the arguments of its launcher in `launch-RANK`."""
-    for name, text in FAKE_SLURM.items():
-        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (folder / name).chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment |= {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"PATH": f"{PROGRAMS / 'slurm'}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"SLURM_JOB_NODELIST": "node[0-29999]", "SLURM_JOB_ID": "54321", "SLURM_CPUS_PER_TASK": "6"}
     environment |= {name: str(value) for name, value in variables.items()}
     script = ROOT / "examples" / "train_slurm.sh"

@@ -124,6 +124,7 @@ def test_fsdp_is_refused(parse, monkeypatch):
     assert ["--use_fsdp does not work" in problem for problem in problems(parse())] == [True]
 
 
+@pytest.mark.slow
 def test_the_hub_is_not_needed_without_a_push():
     script = "import sys, train_arguments; assert not {'van_hf.hub', 'van_hf.model_cards'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], cwd=Path(train_arguments.__file__).parent, check=True)

@@ -26,6 +26,9 @@ TRAINING = (
 )
 
 
+SLOW_FIXTURES = {"runs"}
+
+
 @pytest.fixture(scope="module")
 def runs(boxes, tmp_path_factory) -> Path:
     """Folder with `whole`, a finished run and its `output.txt`, and `resumed`, one killed on the way and continued."""

@@ -90,6 +90,7 @@ def test_shapes_are_checked():
         triton_depthwise_conv2d(hidden_states, torch.zeros(4, 1, 3, 3), torch.zeros(3))
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="is in the interpreter's process already")
 def test_in_the_interpreter():

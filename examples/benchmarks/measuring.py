@@ -196,6 +196,11 @@ def peak_memory_of(function: Callable[[], object], device: str = "cpu") -> float
     return peak_memory() - before
 
 
+def share(value: float, whole: float) -> float:
+    """Returns value / whole; NaN where the whole is 0, as is the memory of a call that finds enough at hand."""
+    return value / whole if whole else math.nan
+
+
 def in_new_process(function: Callable, *arguments, num_threads: int | None = None):
     """Return what a function of an importable module returns in a process of its own.
 

@@ -56,11 +56,9 @@ class HubMeanIoU(evaluate.Metric):
         }
 
 
-def create_metric(algorithm: str, num_labels: int, cache_dir: str) -> evaluate.Metric:
+def create_metric(algorithm: str, cache_dir: str) -> evaluate.Metric:
     """Return the metric called "hub", which keeps its maps in `cache_dir`, or "van_hf"."""
-    if algorithm == "hub":
-        return HubMeanIoU(cache_dir=cache_dir)
-    return MeanIoU(num_labels=num_labels, ignore_index=IGNORE_INDEX)
+    return {"hub": HubMeanIoU, "van_hf": MeanIoU}[algorithm](cache_dir=cache_dir)
 
 
 def random_maps(index: int, height: int, width: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +79,7 @@ def measure_metric(algorithm: str, num_images: int, height: int, width: int, num
     """
     seconds, peaks, figures = 0.0, [], {}
     with tempfile.TemporaryDirectory() as cache_dir:
-        metric = create_metric(algorithm, num_labels, cache_dir)
+        metric = create_metric(algorithm, cache_dir)
         # Imports on first use, and the maps that are at hand at any time, belong to neither algorithm.
         tiny = random_maps(0, 8, 8, num_labels)
         metric.compute(predictions=[tiny[0]], references=[tiny[1]], num_labels=num_labels, ignore_index=IGNORE_INDEX)

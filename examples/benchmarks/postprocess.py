@@ -11,7 +11,16 @@ from torch.nn import functional as F
 from van_hf import VanImageProcessor
 from van_hf.model import upsampled_scores
 
-from .measuring import MEGABYTE, Table, add_common_arguments, in_new_process, integer_from, peak_memory_of, take_turns
+from .measuring import (
+    MEGABYTE,
+    Table,
+    add_common_arguments,
+    in_new_process,
+    integer_from,
+    peak_memory_of,
+    share,
+    take_turns,
+)
 from .measuring import size as size_argument
 
 LOGITS_KINDS = ("noise", "smooth")
@@ -86,7 +95,7 @@ def compare_argmax(kind: str, size: tuple[int, int], args: argparse.Namespace) -
             "seconds": seconds[name],
             "speedup": seconds["plain"] / seconds[name],
             "peak memory": peaks[name],
-            "share of peak": peaks[name] / peaks["plain"],
+            "share of peak": share(peaks[name], peaks["plain"]),
             "identical": identical[name],
         }
         for name in SIDES

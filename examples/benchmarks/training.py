@@ -22,6 +22,7 @@ from .measuring import (
     in_new_process,
     integer_from,
     peak_memory_of,
+    share,
     take_turns,
 )
 from .models import add_model_arguments, forms_of, random_model, stock_name, stock_upernet
@@ -190,7 +191,7 @@ def compare_training(
             "seconds": seconds[kind],
             "speedup": fastest / seconds[kind],
             "peak memory": peaks[kind],
-            "share of peak": peaks[kind] / smallest,
+            "share of peak": share(peaks[kind], smallest),
             **compared[kind],
         }
         for kind in kinds
@@ -260,7 +261,7 @@ def benchmark_loss(args: argparse.Namespace) -> Iterator[Table]:
             "seconds": seconds[row["side"]],
             "speedup": seconds["plain"] / seconds[row["side"]],
             "peak memory": peak,
-            "share of peak": peak / peaks[0],
+            "share of peak": share(peak, peaks[0]),
         }
     title = f"Loss of {args.batch_size} x {args.num_labels} logits at {args.height} x {args.width}, {args.dtype}"
     notes = ["Differences are to plain in float32: of the loss, and relative to the largest gradient."]

@@ -300,8 +300,8 @@ class VanPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["VanLayer"]
-    # The hidden states are those of the stages alone: transformers 5.17 looks here where only some are asked for. There
-    # is no module to record, as the encoder returns them.
+    # The hidden states are those of the stages alone: transformers 5.17 looks here where only some are asked for. No
+    # module is recorded, as the encoder returns them.
     _can_record_outputs = {"hidden_states": OutputRecorder(None, capture_initial_hidden_state=False)}
     # The losses are means over what a forward pass sees, and know nothing of `num_items_in_batch`. Unless told so,
     # `Trainer` concludes from `**kwargs` that they do, and leaves gradient accumulation undivided.
