@@ -23,19 +23,25 @@ except ModuleNotFoundError:
 
 import numpy as np
 import torch
+from gradio import processing_utils
+from gradio.utils import is_in_or_equal
 from PIL import Image
-from predict import class_shares, draw_mask
+from torchvision.transforms.v2.functional import to_pil_image
 from transformers.utils import cached_file
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 from van_hf.inference import RATIOS, Protocol, load_model, predict
-from van_hf.visualization import default_palette
+from van_hf.visualization import class_shares, legend_text, mask_image, palette_of
 
 DEFAULT_MODEL = "outputs/van-scenes"
 PROTOCOLS = ("whole picture", "sliding window", "multi-scale + flip")
-# Such a picture takes up to 2 GB of memory while it is segmented; above 89 megapixels Pillow would warn.
+# Such a picture takes up to 2 GB of memory besides the model's; above 89 megapixels Pillow would warn.
 MAX_MEGAPIXELS = 80
+# Of what the model sees, which the image processor may leave as large as the picture, or make larger.
+MAX_MODEL_MEGAPIXELS = 8
 MAX_FILE_SIZE = "100mb"
+# JPEG includes MPO, as telephones write it. Among what else Pillow reads is EPS, a program that it has run by another.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # Side in pixels of the largest overlay that is shown.
 MAX_SHOWN_SIDE = 1280
 ALPHA = 0.6  # strength of the classes' colours
@@ -70,7 +76,7 @@ class Model:
     example: str | None
 
     def protocol(self, name: str) -> Protocol:
-        """Returns one of `PROTOCOLS`; windows are as wide as the short side of whole pictures for this model."""
+        """Return one of `PROTOCOLS`; windows are as wide as the short side of whole pictures for this model."""
         if name == "multi-scale + flip":
             return Protocol(ratios=RATIOS, flip=True)
         if name == "whole picture":
@@ -81,7 +87,7 @@ class Model:
 
 
 def load_models(names: Sequence[str], device: str | None) -> dict[str, Model]:
-    """Loads models by their names; raises a ValueError or an OSError if one of them cannot be used."""
+    """Load models by their names; raise a ValueError or an OSError if one of them cannot be used."""
     models = {}
     for name in names:
         if name == DEFAULT_MODEL and not Path(name).exists():
@@ -95,25 +101,60 @@ def load_models(names: Sequence[str], device: str | None) -> dict[str, Model]:
     return models
 
 
-def read_picture(path: str, image_processor: VanImageProcessor) -> torch.Tensor:
-    """Reads a picture, upright and without transparency: uint8 (3, height, width).
+def stop(message: str) -> gr.Error:
+    """Return an error that is shown on the page and leaves no traceback in the log."""
+    return gr.Error(message, print_exception=False)
+
+
+def uploaded_file(upload: dict | None, cache: str) -> str:
+    """Return the path of a file that a client has uploaded.
+
+    Args:
+        upload: what the client has sent as the picture's component. A client of its own can send anything, and Gradio
+            checks only paths that come with its mark.
+        cache: folder of Gradio's that holds what was uploaded, and the page's examples.
 
     Raises:
-        gr.Error: The file is no picture that can be read, or a very large one.
+        gr.Error: there is no picture, or it lies elsewhere.
     """
+    if upload is None:
+        raise stop("There is no picture yet. Drop one, or pick an example.")
+    path = upload["path"]
+    if not path or "\0" in path or not is_in_or_equal(path, cache):
+        raise stop("This picture was not uploaded here. Drop it on the page.")
+    return path
+
+
+def read_picture(path: str, image_processor: VanImageProcessor) -> torch.Tensor:
+    """Read a picture, upright and without transparency: uint8 (3, height, width).
+
+    Raises:
+        gr.Error: the file is no picture that can be read, or a very large one.
+    """
+    name = Path(path).name
     try:
-        with Image.open(path) as image:
-            megapixels = image.width * image.height / 1e6
-            if megapixels <= MAX_MEGAPIXELS:
-                return image_processor.process_image(image, do_convert_rgb=True)
-    except Image.DecompressionBombError:
-        megapixels = float("inf")
+        with Image.open(path, formats=FORMATS) as image:
+            check_size(name, image.height, image.width, image_processor)
+            return image_processor.process_image(image, do_convert_rgb=True)
+    except gr.Error:
+        raise
+    except Image.DecompressionBombError as error:
+        raise stop(f"{name} has far too many megapixels; at most {MAX_MEGAPIXELS} can be segmented here.") from error
     except Exception as error:  # damaged files make Pillow's decoders raise errors of many kinds
-        message = f"{Path(path).name} cannot be read as a picture. PNG, JPEG and WebP will do."
-        raise gr.Error(message, print_exception=False) from error
-    size = f"{megapixels:.0f}" if megapixels < float("inf") else "far too many"
-    message = f"{Path(path).name} has {size} megapixels; at most {MAX_MEGAPIXELS} can be segmented here."
-    raise gr.Error(message, print_exception=False)
+        raise stop(f"{name} cannot be read as a picture. PNG, JPEG and WebP will do.") from error
+
+
+def check_size(name: str, height: int, width: int, image_processor: VanImageProcessor) -> None:
+    """Raise a gr.Error where a picture of `height` x `width` pixels would take too much memory."""
+    megapixels = height * width / 1e6
+    if megapixels > MAX_MEGAPIXELS:
+        raise stop(f"{name} has {megapixels:.0f} megapixels; at most {MAX_MEGAPIXELS} can be segmented here.")
+    rows, columns = image_processor.get_resized_size(height, width)
+    if rows * columns > MAX_MODEL_MEGAPIXELS * 1e6:
+        raise stop(
+            f"{name} would be segmented at {columns} × {rows} pixels; at most {MAX_MODEL_MEGAPIXELS} megapixels can"
+            " be segmented here."
+        )
 
 
 @dataclass(frozen=True)
@@ -123,15 +164,20 @@ class Overlay:
     Attributes:
         picture: RGB, its sides at most `MAX_SHOWN_SIDE` pixels.
         labels: class of each of its pixels, (height, width).
-        legend: text and colour, such as "#ff0000", by class, the largest class first.
+        legend: text, its own for each class, and colour, such as "#ff0000", by class, the largest class first.
     """
 
     picture: Image.Image
     labels: np.ndarray
     legend: dict[int, tuple[str, str]]
 
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the legend."""
+        return [text for text, _ in self.legend.values()]
+
     def sections(self, only: str | None = None) -> list[tuple[np.ndarray, str]]:
-        """Returns the strength of each class's colour, 0 to 1 (height, width), and its text.
+        """Return the strength of each class's colour, 0 to 1 (height, width), and its text.
 
         With the text of a class as `only`, all the others have none: the legend stays whole.
         """
@@ -141,47 +187,43 @@ class Overlay:
         ]
 
     def show(self, only: str | None = None) -> gr.AnnotatedImage:
-        """Returns the update that shows all classes or, with the text of one as `only`, that one."""
+        """Return the update that shows all classes or, with the text of one as `only`, that one."""
         return gr.AnnotatedImage(value=(self.picture, self.sections(only)), color_map=dict(self.legend.values()))
 
 
 def create_overlay(
     picture: torch.Tensor, labels: np.ndarray, id2label: dict[int, str], palette: Sequence[Sequence[int]]
 ) -> Overlay:
-    """Scales a picture, uint8 (3, height, width), and its labels, (height, width), down to be shown."""
-    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    """Scale a picture, uint8 (3, height, width), and its labels, (height, width), down to be shown."""
+    image = to_pil_image(picture)
     image.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE))
     rows, columns = (
         ((np.arange(shown) + 0.5) * side / shown).astype(int)
         for shown, side in zip((image.height, image.width), labels.shape, strict=True)
     )
-    legend = {
-        label: (
-            f"{id2label[label]} {f'{share:.1%}' if share >= 0.0005 else '<0.1%'}",
-            "#{:02x}{:02x}{:02x}".format(*palette[label]),
-        )
-        for label, share in class_shares(labels).items()
-    }
+    legend: dict[int, tuple[str, str]] = {}
+    for label, share in class_shares(labels).items():
+        text = legend_text(id2label[label], share)
+        if any(text == other for other, _ in legend.values()):  # classes of one name, and one share
+            text += f" ({label})"
+        legend[label] = (text, "#{:02x}{:02x}{:02x}".format(*palette[label]))
     return Overlay(image, labels[np.ix_(rows, columns)], legend)
 
 
-def segment(
-    chosen: Model, protocol_name: str, path: str, folder: Path, progress: gr.Progress
-) -> tuple[Overlay, str, Path]:
-    """Segments the picture in a file.
+def segment(chosen: Model, protocol_name: str, path: str, progress: gr.Progress) -> tuple[Overlay, str, Image.Image]:
+    """Segment the picture in a file.
 
     Args:
-        chosen: The model.
-        protocol_name: One of `PROTOCOLS`.
-        path: File of the picture.
-        folder: Where the mask is written; whatever is there is removed.
-        progress: Is told how far it has come.
+        chosen: the model.
+        protocol_name: one of `PROTOCOLS`.
+        path: file of the picture.
+        progress: is told how far it has come.
 
     Returns:
-        The overlay, a line about size and time, and the file of the mask: a PNG of class numbers.
+        The overlay, a line about size and time, and the mask: a picture of class numbers.
 
     Raises:
-        gr.Error: The picture cannot be segmented.
+        gr.Error: the picture cannot be segmented.
     """
     progress(0, desc="Reading the picture")
     picture = read_picture(path, chosen.image_processor)
@@ -205,31 +247,39 @@ def segment(
 
     progress(1, desc="Drawing")
     config = chosen.model.config
-    palette = config.palette or default_palette(config.num_labels)
-    for old_mask in folder.iterdir():
-        old_mask.unlink()
-    mask_path = folder / f"{Path(path).stem}_mask.png"
-    draw_mask(labels, palette).save(mask_path)
+    palette = palette_of(config)
     height, width = labels.shape
     device = chosen.model.device.type.replace("cuda", "GPU").replace("cpu", "CPU")
     line = f"{width} × {height} pixels, {protocol_name}: **{seconds:.2f} s** on the {device}.\n\n{HINT}"
-    return create_overlay(picture, labels, config.id2label, palette), line, mask_path
+    return create_overlay(picture, labels, config.id2label, palette), line, mask_image(labels, palette)
 
 
-def create_page(models: dict[str, Model], examples: Sequence[str], folder: Path) -> gr.Blocks:
-    """Returns the page; masks are written to `folder`, from which Gradio copies them."""
+def save_mask(mask: Image.Image, name: str, cache: str) -> str:
+    """Save a mask as a PNG of this name in Gradio's cache, under a path that no other client can guess."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        mask.save(path)
+        return processing_utils.save_file_to_cache(path, cache)
+
+
+def create_page(models: dict[str, Model], examples: Sequence[str]) -> gr.Blocks:
+    """Return the page."""
 
     def run(upload: dict | None, model_name: str, protocol_name: str, progress=gr.Progress()):  # noqa: B008
-        if upload is None:
-            raise gr.Error("There is no picture yet. Drop one, or pick an example.", print_exception=False)
-        overlay, line, mask_path = segment(models[model_name], protocol_name, upload["path"], folder, progress)
+        path = uploaded_file(upload, picture.GRADIO_CACHE)
+        if model_name not in names or protocol_name not in PROTOCOLS:
+            raise stop("Choose one of the models and one of the protocols of this page.")
+        overlay, line, mask = segment(models[model_name], protocol_name, path, progress)
+        mask_path = save_mask(mask, f"{Path(path).stem}_mask.png", download.GRADIO_CACHE)
         return overlay.show(), overlay, None, line, gr.DownloadButton(value=mask_path, visible=True)
 
     def clear():
         return None, None, None, "", gr.DownloadButton(visible=False)
 
-    def select(overlay: Overlay, kept: str | None, event: gr.SelectData):
-        kept = None if event.value == kept else event.value
+    def select(overlay: Overlay | None, kept: str | None, event: gr.SelectData):
+        if overlay is None:
+            raise stop("There is nothing to see yet, or no longer. Press Segment.")
+        kept = event.value if event.value != kept and event.value in overlay.texts else None
         return overlay.show(kept), kept
 
     names = list(models)
@@ -259,12 +309,13 @@ def create_page(models: dict[str, Model], examples: Sequence[str], folder: Path)
         overlay = gr.State(time_to_live=SECONDS_KEPT)
         kept = gr.State(time_to_live=SECONDS_KEPT)
         outputs = [shown, overlay, kept, line, download]
-        # The picture as the file that it is: Gradio would fail before us on what is none.
+        # The picture as the file that it is, and no check of the rest: Gradio would fail before us on what is none.
         inputs = [picture, model_name, protocol_name]
         button.click(run, inputs, outputs, preprocess=False, show_progress_on=[shown])
         picture.change(clear, None, outputs, show_progress="hidden")
         shown.select(select, [overlay, kept], [shown, kept], show_progress="hidden")
-    return page
+    # No requests past the queue, which segments one picture at a time.
+    return page.queue(api_open=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -272,13 +323,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         models = load_models(args.model_name_or_path, args.device)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", *str(error).splitlines(), file=sys.stderr)
         return 2
     examples = [model.example for model in models.values() if model.example] + args.examples
-    with tempfile.TemporaryDirectory() as folder:
-        create_page(models, examples, Path(folder)).launch(
-            max_file_size=MAX_FILE_SIZE, footer_links=["gradio", "settings"]
-        )
+    create_page(models, examples).launch(max_file_size=MAX_FILE_SIZE, footer_links=["gradio", "settings"])
     return 0
 
 

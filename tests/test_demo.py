@@ -1,8 +1,11 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""examples/demo.py: its functions, and the page in a headless Chromium, from the files that go to a Space."""
+"""examples/demo.py: its functions, and the page from the files that go to a Space: in a headless Chromium, and as
+clients of all kinds see it."""
 
 import importlib
+import io
+import json
 import os
 import re
 import shutil
@@ -18,6 +21,7 @@ from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 from van_hf.inference import RATIOS, Protocol, predict
+from van_hf.visualization import class_shares
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = {0: "sky", 1: "tree", 2: "road", 3: "house"}
@@ -53,15 +57,16 @@ def model(demo, folder):
 
 
 class Progress(list):
-    """Keeps what it is told."""
+    """Keep what it is told."""
 
     def __call__(self, value, desc=None, unit=None):
         self.append((value, desc))
 
 
 def test_without_gradio_it_says_what_to_install():
-    code = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code, EXAMPLES / "demo.py"], capture_output=True, text=True)
+    program = Path(__file__).with_name("programs") / "import_without.py"
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}
+    done = subprocess.run([sys.executable, program, "demo", "gradio"], capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert done.stderr == 'error: the page needs gradio, which is not installed: pip install -e ".[demo]"\n'
 
@@ -87,15 +92,12 @@ def test_protocols_fit_the_model(model):
 
 
 @pytest.mark.parametrize("name", ["whole picture", "sliding window", "multi-scale + flip"])
-def test_segmentation_is_that_of_the_evaluation(demo, model, folder, tmp_path, name):
-    (tmp_path / "earlier_mask.png").touch()
+def test_segmentation_is_that_of_the_evaluation(demo, model, folder, name):
     progress = Progress()
-    overlay, line, mask_path = demo.segment(model, name, str(folder / "example.png"), tmp_path, progress)
+    overlay, line, mask = demo.segment(model, name, str(folder / "example.png"), progress)
     picture = demo.read_picture(str(folder / "example.png"), model.image_processor)
     labels = predict(model.model, model.image_processor, picture, model.protocol(name)).numpy()
 
-    assert list(tmp_path.iterdir()) == [mask_path] and mask_path.name == "example_mask.png"
-    mask = Image.open(mask_path)
     assert mask.mode == "P" and mask.getpalette()[:12] == [channel for color in PALETTE for channel in color]
     assert (np.asarray(mask) == labels).all() and len(np.unique(labels)) > 1
     assert (overlay.labels == labels).all()
@@ -122,6 +124,14 @@ def test_legend_has_shares_and_classes_can_be_shown_alone(demo):
         assert [mask.sum() for mask, _ in sections] == pytest.approx(sums)
 
 
+def test_classes_of_one_name_are_told_apart(demo):
+    labels = np.array([[0, 1], [2, 2]])
+    names = {0: "wall", 1: "wall", 2: "floor\n"}
+    overlay = demo.create_overlay(torch.zeros(3, 2, 2, dtype=torch.uint8), labels, names, PALETTE)
+    assert [text for text, _ in overlay.legend.values()] == ["floor 50.0%", "wall 25.0%", "wall 25.0% (1)"]
+    assert [mask.sum() > 0 for mask, _ in overlay.sections("wall 25.0% (1)")] == [False, False, True]
+
+
 def test_what_is_shown_is_small(demo):
     labels = np.zeros((3000, 100), dtype=np.int64)
     labels[1500:] = 1
@@ -144,13 +154,63 @@ def test_files_that_cannot_be_segmented(demo, model, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
     Image.new("1", (20_000, 9_000)).save(tmp_path / "bomb.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "program.png", format="EPS")
     for name, message in {
         "text.png": "text.png cannot be read as a picture",
         "large.png": "large.png has 90 megapixels; at most 80",
         "bomb.png": "bomb.png has far too many megapixels",
+        "program.png": "program.png cannot be read as a picture",
     }.items():
         with pytest.raises(demo.gr.Error, match=message):
             demo.read_picture(str(tmp_path / name), model.image_processor)
+
+
+@pytest.mark.parametrize("parameters", [{"do_resize": False}, {"size": {"shortest_edge": 64}}])
+def test_what_the_model_sees_is_bounded_too(demo, tmp_path, parameters):
+    image_processor = VanImageProcessor(**parameters)
+    Image.new("1", (9_000_000, 1)).save(tmp_path / "row.png")
+    with pytest.raises(demo.gr.Error, match="row.png would be segmented at .* at most 8 megapixels"):
+        demo.read_picture(str(tmp_path / "row.png"), image_processor)
+    assert demo.read_picture(str(tmp_path / "row.png"), VanImageProcessor()).shape == (3, 1, 9_000_000)
+
+
+@pytest.mark.parametrize("name", ["AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF"])
+def test_common_formats_are_read(demo, model, tmp_path, name):
+    picture = Image.new("RGB", (16, 16), "white")
+    options = {"save_all": True, "append_images": [picture]} if name == "MPO" else {}
+    picture.save(tmp_path / "file", format=name, **options)
+    assert (demo.read_picture(str(tmp_path / "file"), model.image_processor) == 255).all()
+
+
+class Client:
+    """What any program can send to the page."""
+
+    def __init__(self, url: str):
+        httpx = pytest.importorskip("httpx")  # Gradio brings it
+        self.http = httpx.Client(base_url=url, timeout=60)
+        functions = self.http.get("/config").json()["dependencies"]
+        self.functions = {function["api_name"]: function["id"] for function in functions}
+
+    def upload(self, name: str, content: bytes) -> str:
+        """Return the path that an uploaded file has on the server."""
+        return self.http.post("/gradio_api/upload", files={"files": (name, content)}).json()[0]
+
+    def call(
+        self, function: str, data: list, session: str = "session", event: dict | None = None
+    ) -> tuple[bool, dict]:
+        """Return whether a function of the page succeeded, and what came of it."""
+        body = {"data": data, "fn_index": self.functions[function], "session_hash": session, "event_data": event}
+        assert self.http.post("/gradio_api/queue/join", json=body).is_success
+        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+            messages = (json.loads(line.removeprefix("data:")) for line in stream.iter_lines() if line)
+            completed = next(message for message in messages if message["msg"] == "process_completed")
+        return completed["success"], completed["output"]
+
+    def error(self, *args, **kwargs) -> str | None:
+        """Return what the page says of a call that must fail; None where it says that there was an error."""
+        succeeded, output = self.call(*args, **kwargs)
+        assert not succeeded and "data" not in output
+        return output["error"]
 
 
 class Page:
@@ -201,7 +261,7 @@ def browser(demo):
 
 
 @pytest.fixture(scope="module")
-def url(browser, folder, tmp_path_factory):
+def url(demo, folder, tmp_path_factory):
     """Address of the page, served from a Space's files, with the model from a folder."""
     space = tmp_path_factory.mktemp("space")
     made = tmp_path_factory.mktemp("made")
@@ -220,6 +280,117 @@ def url(browser, folder, tmp_path_factory):
     process.communicate()
 
 
+FILE = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.fixture(scope="module")
+def client(url, folder) -> Client:
+    return Client(url)
+
+
+@pytest.fixture(scope="module")
+def choices(client) -> list[str]:
+    """The page's own model and protocol."""
+    components = client.http.get("/config").json()["components"]
+    return [part["props"]["value"] for part in components if part["type"] in ("dropdown", "radio")]
+
+
+@pytest.fixture
+def secret(tmp_path) -> Path:
+    """A picture of the server's that nobody has uploaded."""
+    Image.new("RGB", (60, 50), "red").save(tmp_path / "secret.png")
+    return tmp_path / "secret.png"
+
+
+def test_only_what_was_uploaded_is_opened(client, choices, secret, url):
+    uploaded = client.upload("mine.png", secret.read_bytes())
+    uploads = Path(uploaded).parents[1]
+    outside = os.path.relpath(secret, uploads)
+    for path in (str(secret), f"{uploads}/{outside}", f"file://{secret}", f"{url}/config", os.path.relpath(secret)):
+        for mark in ({}, {"meta": {}}, {"meta": {"_type": "other"}}, {"is_stream": True}):
+            message = client.error("run", [{"path": path, **mark}, *choices])
+            assert message.startswith("This picture was not uploaded here."), (path, mark)
+        for mark in (FILE, FILE | {"url": f"file://{secret}"}, FILE | {"is_stream": True}):
+            client.error("run", [{"path": path, **mark}, *choices])
+    for other in ({}, {"url": f"file://{secret}"}, {"url": f"{url}/config", "path": None}, {"path": "a\0b"}):
+        assert client.error("run", [other, *choices]).startswith("This picture was not uploaded here.")
+    for other in (str(secret), [str(secret)], 5):
+        client.error("run", [other, *choices])
+    assert client.error("run", [None, *choices]).startswith("There is no picture yet.")
+    assert "cannot be read as a picture" in client.error("run", [{"path": str(uploads)}, *choices])
+    for mark in ({}, FILE):
+        succeeded, output = client.call("run", [{"path": uploaded, **mark}, *choices])
+        assert succeeded and "60 × 50 pixels, whole picture" in output["data"][3]
+
+
+def test_links_among_the_uploads_lead_nowhere(client, choices, secret):
+    uploaded = Path(client.upload("mine.png", secret.read_bytes()))
+    (uploaded.parent / "link.png").symlink_to(secret)
+    for mark in ({}, FILE):
+        client.error("run", [{"path": str(uploaded.parent / "link.png"), **mark}, *choices])
+
+
+def test_names_of_uploads_stay_among_the_uploads(client, secret):
+    uploads = Path(client.upload("mine.png", secret.read_bytes())).parents[1]
+    for name in ("../../evil.png", "/etc/evil.png", "..\\evil.png", "%2e%2e/evil.png"):
+        path = Path(client.upload(name, secret.read_bytes()))
+        assert path.parents[1] == uploads and path.resolve() == path
+
+
+def test_other_ways_in_are_closed(client, choices, secret, folder):
+    data = {"data": [{"path": str(secret)}, *choices]}
+    for address in ("run/run", "api/run"):
+        response = client.http.post(f"/gradio_api/{address}", json=data)
+        assert response.status_code == 404 and "Please join the queue" in response.text
+    event = client.http.post("/gradio_api/call/run", json=data).json()["event_id"]
+    assert "This picture was not uploaded here." in client.http.get(f"/gradio_api/call/run/{event}").text
+    uploaded = client.upload("mine.png", secret.read_bytes())
+    for path in (str(secret), f"{uploaded}/../../../secret.png", str(folder / "config.json"), "demo.py", "app.py"):
+        assert client.http.get(f"/gradio_api/file={path}").status_code == 403
+    for example in (5, "a", {"path": str(secret), **FILE}):
+        client.error("load_example", [example])
+
+
+def test_choices_that_the_page_does_not_offer(client, choices, secret):
+    uploaded = {"path": client.upload("mine.png", secret.read_bytes()), **FILE}
+    model, protocol = choices
+    for other in ("other", None, [model], {"a": 1}):
+        for chosen in ([other, protocol], [model, other]):
+            assert client.error("run", [uploaded, *chosen]).startswith("Choose one of the models")
+
+
+def test_classes_are_chosen_from_what_the_session_has_segmented(client, choices, secret):
+    uploaded = {"path": client.upload("mine.png", secret.read_bytes()), **FILE}
+    succeeded, output = client.call("run", [uploaded, *choices], session="mine")
+    assert succeeded
+    text = next(iter(output["data"][0]["color_map"]))
+
+    # States are the server's: those that a client sends are not looked at.
+    crafted = [{"picture": {"path": str(secret), **FILE}}, text]
+    message = client.error("select", crafted, session="other", event={"index": 0, "value": text})
+    assert message.startswith("There is nothing to see yet")
+    client.error("select", crafted, session="mine", event={"index": 0, "value": {"path": str(secret), **FILE}})
+    client.error("select", crafted, session="mine")
+    for value in (text, text, "x" * 1000, {"a": 1}, None):
+        succeeded, output = client.call("select", crafted, session="mine", event={"index": 0, "value": value})
+        assert succeeded and output["data"][1] is None
+
+
+def test_each_client_gets_its_own_mask(client, choices):
+    """Of pictures with one name too, and while an earlier mask has not been fetched."""
+    masks = []
+    for session, size in {"a": (40, 30), "b": (30, 40)}.items():
+        content = io.BytesIO()
+        Image.new("RGB", size, "navy").save(content, format="PNG")
+        uploaded = {"path": client.upload("photo.png", content.getvalue()), **FILE}
+        _, output = client.call("run", [uploaded, *choices], session=session)
+        masks.append((size, output["data"][4]["value"]))
+    for size, mask in masks:
+        assert mask["orig_name"] == "photo_mask.png"
+        content = client.http.get(f"/gradio_api/file={mask['path']}").content
+        assert Image.open(io.BytesIO(content)).size == size
+
+
 def test_upload_segment_choose_a_class_and_download(demo, browser, url, model, folder, tmp_path):
     page = Page(browser, url)
     page.upload(folder / "example.png")
@@ -227,7 +398,7 @@ def test_upload_segment_choose_a_class_and_download(demo, browser, url, model, f
     page.classes.first.wait_for()
     picture = demo.read_picture(str(folder / "example.png"), model.image_processor)
     labels = predict(model.model, model.image_processor, picture).numpy()
-    shares = demo.class_shares(labels)
+    shares = class_shares(labels)
     assert page.classes.all_inner_texts() == [f"{NAMES[label]} {share:.1%}" for label, share in shares.items()]
     page.page.get_by_text("72 × 96 pixels, whole picture:").wait_for()
 

@@ -63,6 +63,34 @@ def test_pixels_equal_the_original_pipeline(fixtures_dir, processor):
     assert torch.equal(pil, pixel_values)
 
 
+def resized_by_opencvs_rule(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """OpenCV's bilinear resize of uint8 (height, width), one pixel at a time."""
+
+    def taps(length, new_length, idx):
+        position = np.float32((idx + 0.5) * (length / new_length) - 0.5)
+        first = int(np.floor(position))
+        weight = int(np.rint((position - np.float32(first)) * np.float32(2048)))
+        return [(min(max(first, 0), length - 1), 2048 - weight), (min(max(first + 1, 0), length - 1), weight)]
+
+    resized = np.zeros(size, dtype=np.uint8)
+    for row, column in np.ndindex(*size):
+        parts = []
+        for top, top_weight in taps(image.shape[0], size[0], row):
+            horizontal = sum(int(image[top, left]) * weight for left, weight in taps(image.shape[1], size[1], column))
+            parts.append(((horizontal >> 4) * top_weight) >> 16)
+        resized[row, column] = (sum(parts) + 2) >> 2
+    return resized
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (5, 900), (900, 5), (1, 70), (70, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (33, 4), (2, 50)])
+def test_rows_that_no_pixel_lies_at_are_not_needed(shape, size):
+    image = rgb_array(*shape, channels=1)
+    processor = VanImageProcessor(size=dict(zip(("height", "width"), size, strict=True)), do_normalize=False)
+    found = processor(image, rescale_factor=1.0)["pixel_values"][0][0].numpy()
+    assert (found == resized_by_opencvs_rule(image[..., 0], size)).all()
+
+
 def test_size_variants():
     image = rgb_array(60, 40)
     shapes = {
@@ -135,6 +163,32 @@ def test_arrays_of_every_layout_and_dtype_agree(pixels):
     assert pixels(np.eye(4, dtype=bool)).unique().tolist() == [0, 255]
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (4, 640, 3), (3, 5, 3), (1, 9, 3), (3, 1, 1), (4, 4, 4), (1, 7, 1)])
+def test_where_both_ends_could_be_channels(pixels, shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    array[..., 3:] = 255  # opaque
+    last = torch.from_numpy(array).permute(2, 0, 1)[:3].float().expand(3, -1, -1)
+    assert torch.equal(pixels(array), last)
+    assert torch.equal(pixels(torch.from_numpy(array).permute(2, 0, 1)), last)
+    assert torch.equal(pixels(torch.from_numpy(array)), pixels(array.transpose(1, 2, 0)))
+
+    processor = VanImageProcessor(do_resize=False, rescale_factor=1.0, do_normalize=False)
+    for image in (array, torch.from_numpy(array)):
+        told = processor(image, input_data_format="channels_last", return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(told, last)
+        told = processor(image, input_data_format="channels_first", return_tensors="pt")["pixel_values"][0]
+        assert told.shape[-2:] == shape[1:]
+
+
+def test_a_layout_that_a_picture_cannot_have_is_named(processor):
+    for layout, message in {
+        "channels_last": r"found \(3, 5, 7\) as channels_last",
+        "channels_middle": "channels_middle",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            processor(np.zeros((3, 5, 7)), input_data_format=layout)
+
+
 def test_floats_are_taken_as_they_are_without_rescaling():
     image = np.linspace(-2, 3, 3 * 8 * 8, dtype=np.float32).reshape(3, 8, 8)
     processor = VanImageProcessor(do_resize=False, do_rescale=False, do_normalize=False)
@@ -187,6 +241,9 @@ def test_unsupported_parameters_are_refused(processor):
         ({"do_center_crop": True}, "do_center_crop"),
         ({"pad_size": {"height": 9, "width": 9}}, "pad_size"),
         ({"size": {"longest_edge": 64}}, "shortest_edge"),
+        ({"size": {"shortest_edge": -1}}, "size is .*-1"),
+        ({"size": {"shortest_edge": 64, "longest_edge": 0}}, "size is .*0"),
+        ({"size": {"height": -3, "width": 9}}, "size is .*-3"),
         ({"size_divisor": 0}, "size_divisor is 0"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -227,6 +284,16 @@ def test_segmentation_maps_of_every_type(tmp_path):
         assert labels.dtype == torch.int64 and torch.equal(labels[0], torch.from_numpy(ids).long())
     labels = processor(rgb_array(), ids, do_reduce_labels=True, return_tensors="pt")["labels"]
     assert torch.equal(labels[0], reduce_labels(torch.from_numpy(ids).long()))
+
+
+def test_maps_of_one_row_or_column():
+    ids = np.arange(7, dtype=np.uint8)[None]
+    processor = VanImageProcessor(do_resize=False)
+    for height, width in ((1, 7), (7, 1)):
+        labels = ids.reshape(height, width)
+        for array in (labels, labels[..., None], torch.from_numpy(labels)[None], PIL.Image.fromarray(labels)):
+            found = processor(rgb_array(height, width), [array], return_tensors="pt")["labels"][0]
+            assert torch.equal(found, torch.from_numpy(labels).long())
 
 
 def test_segmentation_maps_are_resized_by_nearest_with_their_pictures():

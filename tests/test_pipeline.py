@@ -51,6 +51,33 @@ def test_image_segmentation(folder, image):
         assert ((expected == NAMES.index(segment["label"])).numpy() == mask).all()
 
 
+def masks_of(segments: list[dict]) -> dict[str, np.ndarray]:
+    return {segment["label"]: np.array(segment["mask"]) > 0 for segment in segments}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_image_segmentation_of_half_precision(folder, image, tmp_path, dtype):
+    VanForSemanticSegmentation.from_pretrained(folder).to(dtype).save_pretrained(tmp_path)
+    VanImageProcessor.from_pretrained(folder).save_pretrained(tmp_path)
+    segments = pipeline("image-segmentation", model=str(tmp_path))
+    assert segments.model.dtype == dtype
+    found, expected = masks_of(segments(image)), masks_of(pipeline("image-segmentation", model=str(folder))(image))
+    same = sum((found[name] & expected[name]).sum() for name in found.keys() & expected.keys())
+    assert same > 0.8 * image.width * image.height
+
+
+def test_batches_of_pictures_of_different_sizes(folder, image):
+    """The pipeline puts pictures together that were processed one by one, so it needs them at one size."""
+    processor = VanImageProcessor.from_pretrained(folder, size={"height": 64, "width": 96})
+    segments = pipeline("image-segmentation", model=str(folder), image_processor=processor)
+    images = [image, image.resize((40, 90)), image.resize((64, 64))]
+    for batched, each in zip(segments(images, batch_size=2), images, strict=True):
+        found, expected = masks_of(batched), masks_of(segments(each))
+        assert found.keys() == expected.keys()
+        for name, mask in found.items():
+            assert mask.shape == (each.height, each.width) and (mask == expected[name]).mean() > 0.99
+
+
 def test_image_classification(tmp_path, image):
     torch.manual_seed(0)
     VanForImageClassification(tiny_config(id2label=dict(enumerate(NAMES)))).save_pretrained(tmp_path)

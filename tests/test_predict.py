@@ -1,6 +1,10 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +119,51 @@ def test_broken_pictures_are_left_out(folder, pictures, tmp_path, capsys):
     assert files(tmp_path / "out") == ["overlays/3.png"]
 
 
+def test_outputs_that_cannot_be_written_stop_nothing_else(folder, pictures, tmp_path, capsys):
+    source = (pictures / "a.png").read_bytes()
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    long, too_long = "a" * 250, "b" * 251  # a name has at most 255 bytes, ".json" among them
+    for name in (long, too_long, "line\nbreak", "$x_"):
+        (odd / f"{name}.png").write_bytes(source)
+    kinds = ("overlays", "masks", "shares")
+    out = tmp_path / "out"
+    assert run(folder, odd, "--output_dir", out, "--save", *kinds) == 1
+    printed = capsys.readouterr()
+    assert f"{odd / too_long}.png: {out / 'shares' / too_long}.json is left out: OSError: " in printed.err
+    assert printed.err.count("is left out") == 1
+    assert "3 of 4 pictures segmented" in printed.out
+    for kind, suffix in predict.SUFFIXES.items():
+        names = {long, "line\nbreak", "$x_"} | ({too_long} if kind != "shares" else set())
+        assert {path.name for path in (out / kind).iterdir()} == {name + suffix for name in names}
+
+
+def test_names_that_are_no_utf8(folder, pictures, tmp_path):
+    """In a process of its own, whose output takes UTF-8 only."""
+    source, out = os.fsencode(tmp_path / "caf") + b"\xe9.png", os.fsencode(tmp_path) + b"/\xe9"
+    Path(os.fsdecode(source)).write_bytes((pictures / "a.png").read_bytes())
+    command = [sys.executable, predict.__file__, folder, source, "--output_dir", out, "--save", *predict.SUFFIXES]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode() == f"1 of 1 pictures segmented: overlays, masks, shares in {tmp_path}/\\udce9\n"
+    shares = json.loads(Path(os.fsdecode(out + b"/shares/caf\xe9.json")).read_text(encoding="utf-8"))
+    assert shares["image"] == f"{tmp_path}/caf\\udce9.png"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "$\\frac{$", "", "_", "x" * 3000, "\0", "日本"])
+def test_labels_of_odd_names(folder, pictures, tmp_path, name):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    config = json.loads((model / "config.json").read_text())
+    config |= {"id2label": NAMES | {0: name}, "label2id": {name: 0, "tree": 1, "road": 2, "house": 3}}
+    (model / "config.json").write_text(json.dumps(config))
+    assert run(model, pictures / "a.png", "--output_dir", tmp_path / "out", "--save", *predict.SUFFIXES) == 0
+    shares = json.loads((tmp_path / "out/shares/a.json").read_text(encoding="utf-8"))
+    assert name in [entry["label"] for entry in shares["classes"]]
+    assert Image.open(tmp_path / "out/overlays/a.png").width < 2000
+
+
 def test_outputs_are_replaced_only_when_asked(folder, pictures, tmp_path, capsys):
     arguments = (folder, pictures / "a.png", "--output_dir", tmp_path, "--save", "masks")
     assert run(*arguments) == 0
@@ -146,6 +195,21 @@ def test_lower_precision_is_near(folder, pictures, tmp_path):
     assert 0.8 < (masks[0] == masks[1]).mean() < 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [(), ("--multi_scale",), ("--dtype", "bfloat16")])
+def test_checkpoints_of_half_precision(folder, model, pictures, tmp_path, dtype, options):
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    VanForSemanticSegmentation.from_pretrained(folder).to(dtype).save_pretrained(half)
+    assert json.loads((half / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    masks = []
+    for name in (folder, half):
+        out = tmp_path / f"of {name.name}"
+        assert run(name, pictures / "a.png", "--output_dir", out, "--save", "masks", *options) == 0
+        masks.append(np.asarray(Image.open(out / "masks/a.png")))
+    assert (masks[0] == masks[1]).mean() > 0.9
+
+
 def test_pictures_are_found_by_their_place(pictures, tmp_path):
     find = predict.find_images
     assert [str(name) for name in find([pictures], False, tmp_path)] == ["a", "b.c"]
@@ -157,29 +221,9 @@ def test_pictures_are_found_by_their_place(pictures, tmp_path):
         find([pictures / "none.png"], False, tmp_path)
     (tmp_path / "notes.txt").touch()
     (tmp_path / ".a.png").touch()
+    (tmp_path / "loop.png").symlink_to("loop.png")
     with pytest.raises(ValueError, match="holds no picture .*--recursive"):
         find([tmp_path], False, tmp_path / "out")
-
-
-def test_classes_beyond_256_are_16_bit_masks(tmp_path):
-    labels = np.array([[0, 255], [256, 299]])
-    predict.draw_mask(labels, [[0, 0, 0]] * 300).save(tmp_path / "mask.png")
-    mask = Image.open(tmp_path / "mask.png")
-    assert mask.mode == "I;16" and np.asarray(mask).tolist() == labels.tolist()
-
-
-def test_legend_shows_every_class_and_wraps():
-    colors = [[200, 10 * idx, 0] for idx in range(8)]
-    entries = [(f"class {idx}", color) for idx, color in enumerate(colors)]
-    picture = Image.new("RGB", (300, 200), "navy")
-    drawn = predict.add_legend(picture, entries)
-    assert drawn.width == 300 and drawn.crop((0, 0, 300, 200)).getcolors() == [(60_000, (0, 0, 128))]
-    below = np.asarray(drawn)[200:]
-    rows = {int(np.argwhere((below == color).all(axis=-1))[0, 0]) for color in colors}
-    assert len(rows) > 1
-    one_row = predict.add_legend(picture, entries[:1])
-    assert one_row.height < drawn.height
-    assert predict.add_legend(Image.new("RGB", (4, 4)), entries).width > 50
 
 
 @pytest.mark.parametrize("arguments", [("--alpha", "1.5"), ("--save", "pdf"), ("--dtype", "int8")])
@@ -205,3 +249,37 @@ def test_models_that_cannot_segment_are_refused(folder, pictures, tmp_path, caps
     assert predict.main([str(folder), str(image), "--output_dir", str(tmp_path / "out"), "--device", "tpu9"]) == 2
     assert "the device tpu9 cannot be used" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_models_are_an_error_of_one_line(folder, pictures, tmp_path, capsys):
+    for name, content in {
+        "model.safetensors": (folder / "model.safetensors").read_bytes()[:-1000],
+        "config.json": b"3",
+        "preprocessor_config.json": b"[]",
+    }.items():
+        model = tmp_path / name
+        shutil.copytree(folder, model)
+        (model / name).write_bytes(content)
+        capsys.readouterr()
+        assert run(model, pictures / "a.png", "--output_dir", tmp_path / "out") == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1 and str(model) in errors[0] and "cannot be used" in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_folders_that_cannot_be_made(folder, pictures, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for output_dir in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert run("no-model", pictures / "a.png", "--output_dir", output_dir) == 2
+        assert f"{tmp_path / 'file'} is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["predict", "demo"])
+def test_scripts_need_neither_accelerate_nor_datasets(script):
+    if script == "demo":
+        pytest.importorskip("gradio")
+    program = Path(__file__).with_name("programs") / "import_without.py"
+    command = [sys.executable, program, script, "accelerate", "datasets", "evaluate"]
+    paths = os.pathsep.join(str(Path(__file__).parents[1] / name) for name in ("", "examples"))
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr

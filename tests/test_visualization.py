@@ -6,14 +6,51 @@ from PIL import Image
 
 from van_hf.visualization import (
     IGNORED_COLOR,
+    MAX_NAME_LENGTH,
+    add_legend,
+    class_shares,
     colorize,
     default_palette,
+    drawable,
+    legend_text,
+    mask_image,
     overlay,
+    overlay_with_legend,
     plot_confusion_matrix,
     plot_predictions,
     plot_training_curves,
     smooth,
 )
+
+# Formulas of matplotlib's, whole and broken, what it leaves out of legends, what Pillow cannot measure, and the like.
+ODD_NAMES = [
+    "$5 & $6",
+    "$\\frac{$",
+    "a$b",
+    "_hidden",
+    "",
+    "two\nlines",
+    "\0",
+    "\x1b[31m\t\r",
+    "x" * 5000,
+    "日本語 🦀",
+    "100 %s {}",
+    "caf\udce9",
+    "\\textbf{",
+]
+
+
+def test_names_become_one_line_that_can_be_drawn():
+    assert [drawable(name) for name in ("two\nlines ", "$5", "_a", "caf\udce9", "日本 é", "\0", None)] == [
+        "two lines",
+        "$5",
+        "_a",
+        "caf\\udce9",
+        "日本 é",
+        "",
+        "None",
+    ]
+    assert drawable("x" * 5000) == "x" * (MAX_NAME_LENGTH - 1) + "…"
 
 
 def test_default_palette_tells_labels_apart():
@@ -53,6 +90,59 @@ def test_overlay_refuses_other_sizes_and_strengths():
         overlay(image, np.zeros((2, 3), dtype=int), alpha=1.5)
 
 
+def test_masks_hold_class_numbers(tmp_path):
+    labels = np.array([[0, 1], [255, 2]])
+    mask_image(labels, [[idx, 0, 255 - idx] for idx in range(256)]).save(tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    assert mask.mode == "P" and np.asarray(mask).tolist() == labels.tolist()
+    assert mask.convert("RGB").getpixel((0, 1)) == (255, 0, 0)
+
+
+def test_masks_of_more_than_256_classes_have_16_bits(tmp_path):
+    labels = np.array([[0, 255], [256, 299]])
+    mask_image(labels, [[0, 0, 0]] * 300).save(tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    assert mask.mode == "I;16" and np.asarray(mask).tolist() == labels.tolist()
+
+
+def test_shares_begin_with_the_largest_class():
+    shares = class_shares(np.array([[3, 3, 0], [3, 1, 1]], dtype=np.uint8))
+    assert shares == {3: 1 / 2, 1: 1 / 3, 0: 1 / 6} and list(shares) == [3, 1, 0]
+    assert legend_text("sky", 1 / 3) == "sky 33.3%" and legend_text("sky", 0.0004) == "sky <0.1%"
+    assert legend_text("two\nlines", 1.0) == "two lines 100.0%" and legend_text("", 0.5) == "50.0%"
+
+
+def test_legend_shows_every_class_and_wraps():
+    colors = [[200, 10 * idx, 0] for idx in range(8)]
+    entries = [(f"class {idx}", color) for idx, color in enumerate(colors)]
+    picture = Image.new("RGB", (300, 200), "navy")
+    drawn = add_legend(picture, entries)
+    assert drawn.width == 300 and drawn.crop((0, 0, 300, 200)).getcolors() == [(60_000, (0, 0, 128))]
+    below = np.asarray(drawn)[200:]
+    rows = {int(np.argwhere((below == color).all(axis=-1))[0, 0]) for color in colors}
+    assert len(rows) > 1
+    one_row = add_legend(picture, entries[:1])
+    assert one_row.height < drawn.height
+    assert add_legend(Image.new("RGB", (4, 4)), entries).width > 50
+
+
+def test_legends_of_odd_names():
+    labels = np.arange(len(ODD_NAMES))[None].repeat(20, axis=0)
+    picture = Image.new("RGB", (len(ODD_NAMES), 20), "navy")
+    palette = default_palette(len(ODD_NAMES))
+    drawn = overlay_with_legend(picture, labels, dict(enumerate(ODD_NAMES)), palette, alpha=1)
+    assert drawn.width < 1000
+    below = np.asarray(drawn)[20:]
+    assert all((below == color).all(axis=-1).any() for color in palette)
+
+
+@pytest.mark.parametrize("size", [(8_000_000, 1), (1, 8_000_000)])
+def test_legends_that_would_take_gigabytes_are_refused(size):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels has no room for a legend"):
+        add_legend(Image.new("RGB", size), [("sky", [1, 2, 3])])
+    assert add_legend(Image.new("RGB", (65_535, 1)), [("sky", [1, 2, 3])]).width == 65_535
+
+
 def legend_texts(monkeypatch, *args, **kwargs) -> list[str]:
     figures = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
@@ -83,6 +173,29 @@ def test_legend_names_what_occurs(monkeypatch, tmp_path):
     assert texts == ["sky", "road", "(not labelled)"]
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_odd_names_are_drawn_as_they_are(tmp_path):
+    """Really drawn: matplotlib takes formulas apart only then."""
+    labels = np.arange(len(ODD_NAMES))[None].repeat(8, axis=0)
+    image = Image.new("RGB", (len(ODD_NAMES), 8))
+    names = dict(enumerate(ODD_NAMES))
+    rows = [image] * 2, [labels] * 2, [labels] * 2
+    plot_predictions(*rows, names, tmp_path / "grid.png", captions=["$\\frac{$\n", "caf\udce9.png"])
+    plot_confusion_matrix(np.eye(len(names), dtype=int), names, tmp_path / "matrix.png")
+    for name in ("grid.png", "matrix.png"):
+        with Image.open(tmp_path / name) as drawn:
+            assert min(drawn.size) > 500 and max(drawn.size) < 3000
+
+
+def test_no_odd_name_is_left_out(monkeypatch, tmp_path):
+    labels = np.arange(len(ODD_NAMES))[None]
+    image, names = Image.new("RGB", (len(ODD_NAMES), 1)), dict(enumerate(ODD_NAMES))
+    expected = [drawable(name) for name in ODD_NAMES]
+    assert legend_texts(monkeypatch, [image], [labels], [labels], names, tmp_path / "grid.png") == expected
+    rows, columns, _ = drawn_confusion(monkeypatch, tmp_path, np.eye(len(names), dtype=int), names)
+    assert rows == columns == expected
+
+
 def test_predictions_must_be_as_many(tmp_path):
     image, labels = Image.new("RGB", (4, 4)), np.zeros((4, 4), dtype=int)
     with pytest.raises(ValueError, match="1, 1 and 2"):
@@ -100,10 +213,12 @@ def test_captions_stand_below_the_pictures(monkeypatch, tmp_path):
     assert [text.get_text() for axis in figures[0].axes for text in axis.texts] == ["a", "b"]
 
 
-def drawn_confusion(monkeypatch, tmp_path, matrix: np.ndarray, **kwargs) -> tuple[list[str], list[str], np.ndarray]:
+def drawn_confusion(
+    monkeypatch, tmp_path, matrix: np.ndarray, names: dict[int, str] | None = None, **kwargs
+) -> tuple[list[str], list[str], np.ndarray]:
     figures = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
-    names = {label: f"class {label}" for label in range(len(matrix))}
+    names = names or {label: f"class {label}" for label in range(len(matrix))}
     plot_confusion_matrix(matrix, names, tmp_path / "matrix.png", **kwargs)
     axis = figures[0].axes[0]
     rows, columns = ([tick.get_text() for tick in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels()))

@@ -3,36 +3,38 @@
 """Whole-image, sliding-window and multi-scale + flip inference: the protocols of the papers' figures.
 
 The scores of a picture at its full size, (num_labels, height, width), take 7 GB for 12 megapixels and 150 classes.
-What is held are therefore the models' own logits, at a quarter of the size or less, in [`Scores`] that work out any
-band of rows when it is asked for.
+What is held instead are the models' own logits, at a quarter of the size or less, in [`Scores`] that work out any
+block of pixels when it is asked for.
 """
 
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedModel
 
 from .model.configuration_van import VanConfig
 from .model.image_processing_van import VanImageProcessor
-from .model.interpolation import bilinear_taps, half_pixel_positions
+from .model.interpolation import bilinear_taps, half_pixel_positions, resize_to
 from .model.modeling_van import VanForSemanticSegmentation
 
 # What is computed in, by the names that accelerate has for mixed precision.
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SIZE_DIVISOR = 32
-# Class scores (float32) that a band of rows may hold: 16 MB, which the allocator still reuses from band to band.
-BAND_SCORES = 2**22
+# Class scores (float32) that a block of pixels may hold: 16 MB, which the allocator still reuses from block to block.
+BLOCK_SCORES = 2**22
+# Between infinite scores, as masked classes have them, interpolation finds NaN; between such large ones it does not.
+MAX_SCORE = 1e30
 
 
 class Scores(ABC):
-    """Class scores of one picture, (num_labels, height, width) float32, of which bands of rows are worked out.
+    """Class scores of one picture, (num_labels, height, width) float32, of which any block can be worked out.
 
     Attributes:
         size: `(height, width)` in pixels.
@@ -43,57 +45,92 @@ class Scores(ABC):
     num_labels: int
 
     @abstractmethod
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows `start` to `stop - 1`: (num_labels, stop - start, width)."""
+    def block(self, rows: slice, columns: slice) -> torch.Tensor:
+        """Return the scores of some rows and columns, slices with start and stop: (num_labels, rows, columns)."""
 
     def full(self) -> torch.Tensor:
-        """All rows, (num_labels, height, width)."""
-        return self.rows(0, self.size[0])
+        """Return all scores, (num_labels, height, width)."""
+        return self.block(*(slice(0, side) for side in self.size))
 
-    def bands(self):
-        """Pairs of a slice of rows and their scores, from top to bottom, each of bounded memory."""
+    def blocks(self) -> Iterator[tuple[tuple[slice, slice], torch.Tensor]]:
+        """Yield the place of each block, rows and columns, and its scores; together they are the picture.
+
+        Each has at most `BLOCK_SCORES` scores, so that memory is bounded for a picture of any shape; blocks are as
+        wide as the picture where that leaves a row.
+        """
         height, width = self.size
-        step = max(BAND_SCORES // (self.num_labels * width), 1)
-        for start in range(0, height, step):
-            stop = min(start + step, height)
-            yield slice(start, stop), self.rows(start, stop)
+        num_columns = max(min(BLOCK_SCORES // self.num_labels, width), 1)
+        num_rows = max(BLOCK_SCORES // (self.num_labels * num_columns), 1)
+        for top in range(0, height, num_rows):
+            rows = slice(top, min(top + num_rows, height))
+            for left in range(0, width, num_columns):
+                columns = slice(left, min(left + num_columns, width))
+                yield (rows, columns), self.block(rows, columns)
 
     def argmax(self) -> torch.Tensor:
-        """The class of the highest score of each pixel, int64 (height, width)."""
-        return torch.cat([scores.argmax(dim=0) for _, scores in self.bands()])
+        """Return the class of the highest score of each pixel, int64 (height, width)."""
+        labels = None
+        for place, scores in self.blocks():
+            highest = scores.argmax(dim=0)
+            labels = highest.new_empty(self.size) if labels is None else labels
+            labels[place] = highest
+        return labels
 
 
 class LogitScores(Scores):
     """Scores that are there as a tensor (num_labels, height, width)."""
 
     def __init__(self, logits: torch.Tensor):
-        self.logits = logits.float()
+        self.logits = logits.float().clamp(-MAX_SCORE, MAX_SCORE)
         self.num_labels, *size = logits.shape
         self.size = tuple(size)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        return self.logits[:, start:stop]
+    def block(self, rows: slice, columns: slice) -> torch.Tensor:
+        return self.logits[:, rows, columns]
 
 
 class ResizedScores(Scores):
-    """Scores interpolated bilinearly to another size, corners not aligned: `F.interpolate`'s, band by band."""
+    """Scores interpolated bilinearly to another size, corners not aligned: `F.interpolate`'s, block by block."""
 
     def __init__(self, scores: Scores, size: tuple[int, int]):
         self.scores = scores
         self.size = tuple(size)
         self.num_labels = scores.num_labels
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        height = self.scores.size[0]
-        upper, lower, weight = bilinear_taps(half_pixel_positions(height, self.size[0], start, stop), height)
-        first = int(upper[0])
-        source = self.scores.rows(first, int(lower[-1]) + 1)
-        weight = weight.to(source.device, source.dtype)[:, None]
-        upper, lower = (upper - first).to(source.device), (lower - first).to(source.device)
-        rows = torch.lerp(source[:, upper], source[:, lower], weight)
-        if rows.shape[-1] == self.size[1]:
-            return rows
-        return F.interpolate(rows[None], size=rows.shape[-2:-1] + self.size[1:], mode="bilinear")[0]
+    def block(self, rows: slice, columns: slice) -> torch.Tensor:
+        height, width = self.scores.size
+        source_rows, *row_taps = _taps(height, self.size[0], rows)
+        if columns == slice(0, self.size[1]):
+            source_columns, column_taps = slice(0, width), None
+        else:
+            source_columns, *column_taps = _taps(width, self.size[1], columns)
+        source = self.scores.block(source_rows, source_columns)
+        num_rows, num_columns = rows.stop - rows.start, columns.stop - columns.start
+        # The order that has fewer scores between the two steps: 32 columns of millions of rows could be many.
+        if source.shape[1] * num_columns < num_rows * source.shape[2]:
+            return _lerp(self._columns(source, column_taps), 1, *row_taps)
+        return self._columns(_lerp(source, 1, *row_taps), column_taps)
+
+    def _columns(self, block: torch.Tensor, taps: list[torch.Tensor] | None) -> torch.Tensor:
+        if taps is not None:
+            return _lerp(block, 2, *taps)
+        # Faster than gathering columns, but it can't begin anywhere but at the border.
+        return resize_to(block[None], (block.shape[1], self.size[1]))[0]
+
+
+def _taps(length: int, new_length: int, places: slice) -> tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the range of old pixels that new ones lie between, both neighbours in it, and the second's weight."""
+    before, after, weight = bilinear_taps(half_pixel_positions(length, new_length, places.start, places.stop), length)
+    first = int(before[0])
+    return slice(first, int(after[-1]) + 1), before - first, after - first, weight.float()
+
+
+def _lerp(
+    scores: torch.Tensor, dim: int, before: torch.Tensor, after: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    before, after, weight = (tap.to(scores.device) for tap in (before, after, weight))
+    weight = weight.reshape(-1, *[1] * (scores.ndim - 1 - dim))
+    return torch.lerp(scores.index_select(dim, before), scores.index_select(dim, after), weight)
 
 
 class WindowScores(Scores):
@@ -109,17 +146,18 @@ class WindowScores(Scores):
         self.size = tuple(size)
         self.num_labels = windows[0][0].num_labels
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        total, count = None, torch.zeros(stop - start, self.size[1])
+    def block(self, rows: slice, columns: slice) -> torch.Tensor:
+        total, count = None, torch.zeros(rows.stop - rows.start, columns.stop - columns.start)
         for scores, top, left in self.windows:
-            first, last = max(start, top), min(stop, top + scores.size[0])
-            if first >= last:
+            first, last = max(rows.start, top), min(rows.stop, top + scores.size[0])
+            begin, end = max(columns.start, left), min(columns.stop, left + scores.size[1])
+            if first >= last or begin >= end:
                 continue
-            band = scores.rows(first - top, last - top)
+            part = scores.block(slice(first - top, last - top), slice(begin - left, end - left))
             if total is None:
-                total = band.new_zeros(self.num_labels, stop - start, self.size[1])
-            region = (slice(first - start, last - start), slice(left, left + scores.size[1]))
-            total[(slice(None), *region)] += band
+                total = part.new_zeros(self.num_labels, *count.shape)
+            region = slice(first - rows.start, last - rows.start), slice(begin - columns.start, end - columns.start)
+            total[(slice(None), *region)] += part
             count[region] += 1
         return total / count.to(total.device)
 
@@ -134,11 +172,15 @@ class MeanProbabilities(Scores):
         self.size = self.views[0][0].size
         self.num_labels = self.views[0][0].num_labels
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def block(self, rows: slice, columns: slice) -> torch.Tensor:
         total = None
+        width = self.size[1]
         for scores, mirrored in self.views:
-            probabilities = scores.rows(start, stop).softmax(dim=0)
-            probabilities = probabilities.flip(-1) if mirrored else probabilities
+            if mirrored:
+                scores = scores.block(rows, slice(width - columns.stop, width - columns.start)).flip(-1)
+            else:
+                scores = scores.block(rows, columns)
+            probabilities = scores.softmax(dim=0)
             total = probabilities if total is None else total.add_(probabilities)
         return total / len(self.views)
 
@@ -155,39 +197,56 @@ def load_model(
         device: where the model goes, such as "cpu" or "cuda:1"; by default a GPU where there is one.
 
     Raises:
-        ValueError: it is another kind of model, has no weights for parts of it, or its files are damaged; or there is
-            no such device.
+        ValueError: it is another kind of model, has no weights that fit parts of it, or its files are damaged; or
+            there is no such device.
         OSError: it cannot be found.
     """
-    config = AutoConfig.from_pretrained(name_or_path)
+    with _named(name_or_path, "config.json"):
+        config = AutoConfig.from_pretrained(name_or_path)
     if not isinstance(config, VanConfig):
         raise ValueError(f"{name_or_path} is a model of the type {config.model_type!r}; it must be 'van'")
-    try:
+    with _named(name_or_path, "weights"):
+        # Weights of other shapes are named below, with those that are missing.
         model, info = VanForSemanticSegmentation.from_pretrained(
-            name_or_path, dtype=torch.float32, output_loading_info=True
+            name_or_path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except SafetensorError as error:
-        raise ValueError(f"{name_or_path} has damaged weights ({error}); download or save it again") from error
     if new := new_weights(info):
         raise ValueError(
             f"{name_or_path} is no trained segmentation model: it has no weights for {', '.join(new)};"
             " examples/train_seg.py makes one from it"
         )
+    with _named(name_or_path, "preprocessor_config.json"):
+        image_processor = VanImageProcessor.from_pretrained(name_or_path)
+        image_processor(torch.zeros(3, 1, 1))  # parameters that make no sense fail only in use
     try:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {device} cannot be used: {error}") from error
-    return model.eval(), VanImageProcessor.from_pretrained(name_or_path)
+    return model.eval(), image_processor
+
+
+@contextmanager
+def _named(name_or_path: str, part: str) -> Iterator[None]:
+    """Turn the many kinds of errors that damaged files raise into a ValueError that names the part of the model."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".removeprefix("ValueError: ").splitlines()[0]
+        raise ValueError(
+            f"the {part} of {name_or_path} cannot be used ({reason}); download or save it again"
+        ) from error
 
 
 def new_weights(info: dict) -> list[str]:
-    """Returns the modules that `from_pretrained` had no fitting weights for, by their first two names."""
+    """Return the modules that `from_pretrained` had no fitting weights for, by their first two names."""
     keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     return sorted({".".join(key.split(".")[:2]) for key in keys})
 
 
 def digest_of_weights(model: VanForSemanticSegmentation) -> str:
-    """Returns what tells a model's weights from all others, in 32 characters."""
+    """Return a digest of a model's weights, which no other weights have, in 32 characters."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -214,7 +273,7 @@ class Protocol:
     flip: bool = False
 
     def describe(self) -> str:
-        """Returns the protocol in words."""
+        """Return the protocol in words."""
         scales = "single scale"
         if len(self.ratios) > 1:
             scales = f"multi-scale ({', '.join(map(str, self.ratios))})"
@@ -232,14 +291,15 @@ def predict(
     protocol: Protocol = Protocol(),
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Segments a picture.
+    """Segment a picture.
 
     Args:
-        model: In evaluation mode.
-        image_processor: Of the model.
+        model: in evaluation mode.
+        image_processor: the model's.
         image: uint8 (3, height, width).
-        protocol: How to segment it.
-        dtype: What the model computes in, by `torch.autocast` where it is not float32.
+        protocol: how to segment it.
+        dtype: what the model computes in, by `torch.autocast` where it is not float32; a model whose weights are of
+            half precision computes in that.
 
     Returns:
         The label of each pixel, int64 (height, width), on the model's device.
@@ -260,14 +320,15 @@ def predict(
 def whole_inference(
     model: PreTrainedModel, pixel_values: torch.Tensor, size: tuple[int, int] | None = None, argmax: bool = False
 ) -> torch.Tensor:
-    """Segments whole pictures: mmsegmentation's `mode="whole"`.
+    """Segment whole pictures: mmsegmentation's `mode="whole"`.
 
     Args:
-        model: a semantic segmentation model whose outputs have `logits`, in evaluation mode.
-        pixel_values: normalized pictures (batch, 3, height, width) on the model's device.
+        model: a semantic segmentation model whose outputs have `logits`, in evaluation mode, of any precision.
+        pixel_values: normalized pictures (batch, 3, height, width) on the model's device; they are brought to the
+            dtype of its weights.
         size: `(height, width)` in pixels of the result, by default that of the input. The logits are interpolated
             to the input's size first, as in the original.
-        argmax: return class ids, worked out in bands of rows, instead of scores.
+        argmax: return class ids, worked out in blocks of pixels, instead of scores.
 
     Returns:
         Scores, float32 (batch, num_labels, height, width), or class ids, int64 (batch, height, width).
@@ -285,7 +346,7 @@ def slide_inference(
     argmax: bool = False,
     batch_size: int = 4,
 ) -> torch.Tensor:
-    """Segments pictures window by window and averages the scores where windows overlap: `mode="slide"`.
+    """Segment pictures window by window and average the scores where windows overlap: `mode="slide"`.
 
     Windows start every `stride` pixels; the last ones of a row or column are moved back to end with the picture.
 
@@ -316,7 +377,7 @@ def multi_scale_flip_inference(
     crop_size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Averages the class probabilities of a picture at several sizes, and of its mirror images.
+    """Average the class probabilities of a picture at several sizes, and of its mirror images.
 
     The protocol of UperNet's published figures: each view's logits go to the view's size, then to the picture's, then
     through a softmax.
@@ -327,9 +388,10 @@ def multi_scale_flip_inference(
             height, width), of which views are made by bilinear resizing to sides rounded up to multiples of 32.
         ratios: the sizes of the views, as shares of the size that the picture is segmented at.
         flip: whether each view is mirrored too.
-        image_processor: a [`VanImageProcessor`], whose `size` is scaled by each ratio, as in the original.
+        image_processor: a [`VanImageProcessor`], whose `size` is scaled by each ratio, as in the original; where it
+            does not resize, views are made as without one.
         size: `(height, width)` in pixels of the result, by default that of `images`.
-        argmax: return class ids, worked out in bands of rows, instead of probabilities.
+        argmax: return class ids, worked out in blocks of pixels, instead of probabilities.
         crop_size, stride: segment each view window by window; see [`slide_inference`].
 
     Returns:
@@ -341,13 +403,16 @@ def multi_scale_flip_inference(
     if not ratios or min(ratios) <= 0:
         raise ValueError(f"ratios must hold one or more positive numbers, got {ratios}")
     ratios = sorted(ratios, reverse=True)  # the largest view needs the most memory, so it comes before any is kept
-    if image_processor is None:
+    if image_processor is not None:
+        picture = image_processor.process_image(images, do_convert_rgb=True)
+        size = size or tuple(picture.shape[-2:])
+    if image_processor is not None and image_processor.do_resize:
+        views = [_processed_view(picture, ratio, image_processor).to(model.device) for ratio in ratios]
+    else:
+        if image_processor is not None:
+            images = image_processor(picture, return_tensors="pt")["pixel_values"].to(model.device)
         views = [_resized_view(images, ratio) for ratio in ratios]
         size = size or tuple(images.shape[-2:])
-    else:
-        picture = image_processor.process_image(images, do_convert_rgb=True)
-        views = [_processed_view(picture, ratio, image_processor).to(model.device) for ratio in ratios]
-        size = size or tuple(picture.shape[-2:])
 
     per_view = []
     for view in views:
@@ -373,7 +438,8 @@ def _processed_view(picture: torch.Tensor, ratio: float, image_processor) -> tor
 
 def _whole_scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> list[Scores]:
     size = tuple(pixel_values.shape[-2:])
-    return [ResizedScores(LogitScores(logits), size) for logits in model(pixel_values=pixel_values).logits]
+    logits = model(pixel_values=pixel_values.to(model.dtype)).logits
+    return [ResizedScores(LogitScores(of_picture), size) for of_picture in logits]
 
 
 def _slide_scores(

@@ -23,7 +23,6 @@ from transformers.image_utils import (
     ChannelDimension,
     PILImageResampling,
     SizeDict,
-    infer_channel_dimension_format,
     load_image,
     pil_torch_interpolation_mapping,
 )
@@ -34,6 +33,7 @@ from .upsampled_scores import upsampled_argmax
 
 IGNORE_INDEX = 255
 LOGITS_STRIDE = 4  # the models' logits come out at a quarter of the input size, rounded up
+CHANNELS = (1, 3, 4)  # that a picture can have
 MAP_MODES = ("1", "L", "P", "I")  # PIL modes of one integer channel; "I;16" and its variants besides
 
 
@@ -47,7 +47,7 @@ def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
         A new tensor of the same shape and dtype.
 
     Raises:
-        ValueError: for another dtype, and for ids outside 0..255.
+        ValueError: `labels` has another dtype, or ids outside 0..255.
     """
     if labels.is_floating_point() or labels.dtype in (torch.bool, torch.int8):
         raise ValueError(f"labels has dtype {labels.dtype}; reduce_labels needs uint8 or a wider integer dtype")
@@ -59,30 +59,32 @@ def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
 
 
 def upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A picture turned as its EXIF orientation says; itself where it is upright, which exif_transpose would copy."""
+    """Return a picture turned as its EXIF orientation says, and itself, not a copy, where it is upright."""
     is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
     return PIL.ImageOps.exif_transpose(image) if is_turned else image
 
 
 def resize_steps(height: int, width: int, size: SizeDict, size_divisor: int) -> list[tuple[int, int]]:
-    """The sizes `(height, width)` a picture goes through; the last one is its processed size.
+    """Return the sizes `(height, width)` a picture goes through; the last one is its processed size.
 
     With `shortest_edge` (and `longest_edge`): mmcv's keep-ratio rule, then each side up to the next multiple of
     `size_divisor`; the original code resizes twice too. With `height` and `width`: that size, whatever the divisor.
 
     Raises:
-        ValueError: when `size` has neither form, or a side or the divisor is less than 1.
+        ValueError: `size` has neither form, or a side or the divisor is less than 1.
     """
     if height < 1 or width < 1:
         raise ValueError(f"a picture of {height}x{width} pixels has no area")
     if size_divisor < 1:
         raise ValueError(f"size_divisor is {size_divisor}; it must be 1 or more")
-    if size.height and size.width:
-        return [(size.height, size.width)]
-    if not size.shortest_edge:
+    has_size = bool(size.height and size.width)
+    if not (has_size or size.shortest_edge) or any(side < 1 for side in dict(size).values()):
         raise ValueError(
-            f"size is {dict(size)}; it must have 'shortest_edge' (and 'longest_edge'), or 'height' and 'width'"
+            f"size is {dict(size)}; it must have 'shortest_edge' (and 'longest_edge'), or 'height' and 'width', in"
+            " pixels"
         )
+    if has_size:
+        return [(size.height, size.width)]
     keep_ratio = keep_ratio_size(height, width, size.shortest_edge, size.longest_edge)
     return [keep_ratio, tuple(math.ceil(side / size_divisor) * size_divisor for side in keep_ratio)]
 
@@ -100,7 +102,7 @@ class VanImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class VanImageProcessor(TorchvisionBackend):
-    """Turns pictures into `pixel_values` (batch, 3, height, width) as the original segmentation code does in testing.
+    """Turn pictures into `pixel_values` (batch, 3, height, width) as the original segmentation code does in testing.
 
     By default: keep-ratio resize to a short side of at most 512 and a long side of at most 2048 pixels, a second
     resize with each side up to the next multiple of 32, normalisation with ImageNet's mean and standard deviation.
@@ -140,7 +142,7 @@ class VanImageProcessor(TorchvisionBackend):
         super().__init__(**kwargs)
 
     def get_resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size `(height, width)` that a picture of `height` x `width` pixels is processed at, before padding."""
+        """Return the size `(height, width)` at which a picture of `height` x `width` pixels is processed, unpadded."""
         if not self.do_resize:
             return height, width
         return resize_steps(height, width, self.size, self.size_divisor)[-1]
@@ -151,8 +153,10 @@ class VanImageProcessor(TorchvisionBackend):
         Args:
             images: a PIL image (turned upright by its EXIF tag), a path, a URL, a numpy array or torch tensor
                 `(height, width)`, `(channels, height, width)` or `(height, width, channels)` with 1, 3 or 4 (RGBA)
-                channels, a list of these, or an array or tensor with a batch dimension in front. Integers are 0..255,
-                16-bit pictures (`uint16`, mode `I;16`) are scaled down to 8 bits, floats are 0..1.
+                channels, a list of these, or an array or tensor with a batch dimension in front. Where both ends could
+                be channels, as of `(4, 640, 3)`, arrays have them last and tensors first; `input_data_format`
+                ("channels_first" or "channels_last") says otherwise. Integers are 0..255, 16-bit pictures (`uint16`,
+                mode `I;16`) are scaled down to 8 bits, floats are 0..1.
             segmentation_maps: one map of ids per picture, with the upright picture's size: PIL images of one channel
                 (palette indices are the ids; a map with an EXIF tag of its own is turned upright), paths, or integer
                 arrays or tensors `(height, width)`; a list of these, or an array or tensor with a batch dimension.
@@ -163,27 +167,31 @@ class VanImageProcessor(TorchvisionBackend):
             given; stacked to a batch when `return_tensors` is given.
 
         Raises:
-            ValueError: naming the picture or map that is not one of the above, and what was found.
+            ValueError: a picture or map is not one of the above; the message names it and what was found.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def process_image(
         self, image, do_convert_rgb=None, input_data_format=None, device=None, do_rescale=None, **kwargs
     ) -> torch.Tensor:
-        """One picture as uint8 (channels, height, width); as float32 if it holds floats and `do_rescale` is False."""
+        """Return a picture as uint8 (channels, height, width), or as float32 where it is floats not to be rescaled."""
         if isinstance(image, PIL.Image.Image):
             image, input_data_format = _pil_to_array(image, do_convert_rgb), ChannelDimension.LAST
         pixels = _to_tensor(image)
         if pixels.ndim == 2:
             pixels, input_data_format = pixels[None], ChannelDimension.FIRST
-        if pixels.ndim != 3 or not {pixels.shape[0], pixels.shape[-1]} & {1, 3, 4}:
-            raise ValueError(f"a picture has 2 dimensions, or 3 with 1, 3 or 4 channels; found {tuple(pixels.shape)}")
+        if input_data_format is None:
+            axis = _channel_axis(image, pixels.shape, CHANNELS)
+        else:
+            axis = 0 if ChannelDimension(input_data_format) == ChannelDimension.FIRST else -1
+        if pixels.ndim != 3 or axis is None or pixels.shape[axis] not in CHANNELS:
+            layout = f" as {ChannelDimension(input_data_format).value}" if input_data_format else ""
+            raise ValueError(
+                f"a picture has 2 dimensions, or 3 with 1, 3 or 4 channels; found {tuple(pixels.shape)}{layout}"
+            )
         if pixels.numel() == 0:
             raise ValueError(f"a picture of shape {tuple(pixels.shape)} has no area")
-        if input_data_format is None:
-            input_data_format = infer_channel_dimension_format(pixels, num_channels=(1, 3, 4))
-        if input_data_format == ChannelDimension.LAST:
-            pixels = pixels.permute(2, 0, 1)
+        pixels = pixels.movedim(axis, 0)
 
         pixels = _to_8_bits(pixels, do_rescale)
         if do_convert_rgb and len(pixels) == 4:
@@ -231,7 +239,7 @@ class VanImageProcessor(TorchvisionBackend):
             `segmentation_scores`.
 
         Raises:
-            ValueError: when the number of sizes is not the batch size, or the sizes do not explain the logits' size.
+            ValueError: the number of sizes is not the batch size, or the sizes do not explain the logits' size.
         """
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
         target_sizes = _to_sizes(target_sizes, "target_sizes", len(logits))
@@ -250,7 +258,7 @@ class VanImageProcessor(TorchvisionBackend):
         return results
 
     def _own_areas(self, logits, target_sizes, original_sizes) -> list[tuple[int, int]]:
-        """Rows and columns of the logits that belong to each picture."""
+        """Return the rows and columns of the logits that belong to each picture."""
         logits_size = tuple(logits.shape[-2:])
         sizes = original_sizes or target_sizes
         if sizes is None:
@@ -364,7 +372,7 @@ def _open_image(source):
 
 
 def _pil_to_array(image: PIL.Image.Image, do_convert_rgb: bool | None) -> np.ndarray:
-    """Pixels of the upright picture, (height, width) or (height, width, channels), uint8, uint16 or bool."""
+    """Return the upright picture's pixels, (height, width) or (height, width, channels), uint8, uint16 or bool."""
     image = upright(image)
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
@@ -394,6 +402,15 @@ def _to_tensor(array) -> torch.Tensor:
     return array
 
 
+def _channel_axis(image, shape: Sequence[int], channels: Sequence[int]) -> int | None:
+    """Return the axis, first (0) or last (-1), that has one of these numbers of channels; None where neither has.
+
+    Where both have, as of (1, 640, 3) or (4, 480, 3), a torch tensor has them first, and everything else last.
+    """
+    axes = (0, -1) if isinstance(image, torch.Tensor) else (-1, 0)
+    return next((axis for axis in axes if shape and shape[axis] in channels), None)
+
+
 def _to_8_bits(pixels: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
     """Bring bool, 16-bit, wider integers of 0..255, and floats of 0..1 to uint8, refusing values out of range."""
     if pixels.dtype == torch.uint8:
@@ -417,7 +434,7 @@ def _to_8_bits(pixels: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
 
 
 def _process_map(segmentation_map, device=None) -> torch.Tensor:
-    """One segmentation map as uint8 or int64 (1, height, width)."""
+    """Return one segmentation map as uint8 or int64 (1, height, width)."""
     if isinstance(segmentation_map, PIL.Image.Image):
         segmentation_map = upright(segmentation_map)
         if segmentation_map.mode not in MAP_MODES and not segmentation_map.mode.startswith("I;16"):
@@ -427,8 +444,8 @@ def _process_map(segmentation_map, device=None) -> torch.Tensor:
             )
         segmentation_map = np.array(segmentation_map)
     labels = _to_tensor(segmentation_map)
-    if labels.ndim == 3 and 1 in (labels.shape[0], labels.shape[-1]):
-        labels = labels[0] if labels.shape[0] == 1 else labels[..., 0]
+    if labels.ndim == 3 and (axis := _channel_axis(segmentation_map, labels.shape, (1,))) is not None:
+        labels = labels.squeeze(axis)
     if labels.ndim != 2 or labels.numel() == 0 or labels.is_floating_point():
         raise ValueError(
             f"a segmentation map holds integers in (height, width); found {labels.dtype} in {tuple(labels.shape)}"
@@ -449,7 +466,7 @@ def _check_map_sizes(images: list[torch.Tensor], maps: list[torch.Tensor]) -> No
 
 
 def _resize_bilinear_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """OpenCV's bilinear resize of uint8 (..., channels, height, width), bit for bit.
+    """Resize uint8 (..., channels, height, width) as OpenCV does bilinearly, bit for bit.
 
     OpenCV weighs pixels in 11-bit fixed point and drops bits on the way, so that rounded float interpolation is off
     by one level at an eighth of the pixels, and by two after two resizes.
@@ -457,8 +474,11 @@ def _resize_bilinear_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.
     left, right, left_weight, right_weight = _fixed_point_taps(image.shape[-1], size[1], image.device)
     top, bottom, top_weight, bottom_weight = _fixed_point_taps(image.shape[-2], size[0], image.device)
     channels = image.shape[-3]
+    # Only the rows that are used: of a picture that is millions of pixels high those are few.
+    used, places = torch.cat([top, bottom]).unique(return_inverse=True)
+    top, bottom = places.chunk(2)
     # Channels last and columns x channels as one dimension: several times faster on the CPU than any other order.
-    pixels = image.movedim(-3, -1)
+    pixels = image.movedim(-3, -1).index_select(-3, used)
     rows = pixels.index_select(-2, left).flatten(-2).to(torch.int32) * left_weight.repeat_interleave(channels)
     rows.addcmul_(pixels.index_select(-2, right).flatten(-2).to(torch.int32), right_weight.repeat_interleave(channels))
     rows >>= 4
@@ -471,7 +491,7 @@ def _resize_bilinear_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.
 
 
 def _fixed_point_taps(length: int, new_length: int, device) -> tuple[torch.Tensor, ...]:
-    """Both neighbours of each new pixel along one side, and their weights, which add up to 2048.
+    """Return both neighbours of each new pixel along one side, and their weights, which add up to 2048.
 
     Not `bilinear_taps`: OpenCV splits the weights of a pixel beyond the border too, and drops bits of both parts.
     """
