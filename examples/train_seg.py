@@ -42,7 +42,7 @@ from train_arguments import (
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
 from van_hf.evaluation import evaluate, load_trained, read_validation_example
-from van_hf.inference import DTYPES, Protocol, new_weights, predict
+from van_hf.inference import DTYPES, Protocol, load_weights, predict
 from van_hf.model.configuration_van import VAN_SIZES
 from van_hf.training import (
     Recipe,
@@ -90,10 +90,7 @@ def create_model(
             config.decode_head = recipe.decode_head
     if path is None:
         return VanForSemanticSegmentation(config), ["all"]
-    model, info = VanForSemanticSegmentation.from_pretrained(
-        path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    return model, new_weights(info)
+    return load_weights(path, config)
 
 
 def create_loader(
