@@ -9,9 +9,16 @@ from conftest import tiny_config
 from counts_file import append_counts, read_counts
 from PIL import Image
 
-from van_hf import VanForSemanticSegmentation, VanImageProcessor
+from van_hf import VanForSemanticSegmentation, VanImageProcessor, evaluation
 from van_hf.data import SegmentationDataset
-from van_hf.evaluation import PictureResult, evaluate, evaluate_pictures, load_trained, read_validation_example
+from van_hf.evaluation import (
+    PictureResult,
+    evaluate,
+    evaluate_pictures,
+    fail_together,
+    load_trained,
+    read_validation_example,
+)
 from van_hf.inference import RATIOS, Protocol, multi_scale_flip_inference, predict, slide_inference
 
 SIZES = [(4, 6), (5, 3), (2, 2)]
@@ -69,6 +76,17 @@ def test_an_error_names_the_example(dataset):
     broken = SegmentationDataset("halves", dataset.splits, {0: "sky"}, True, None)
     with pytest.raises(ValueError, match=r"halves validation\[0\].*2"):
         evaluate(Accelerator(cpu=True), lambda image: image[0].long(), broken)
+
+
+def test_an_error_in_one_process_is_raised_by_all(monkeypatch):
+    with fail_together():
+        pass
+    with pytest.raises(KeyError, match="this one"), fail_together():
+        raise KeyError("this one")
+    # What two other processes sent: the second had an error without a message.
+    monkeypatch.setattr(evaluation, "gather_object", lambda own: [*own, None, "EOFError"])
+    with pytest.raises(ValueError, match="EOFError"), fail_together():
+        pass
 
 
 def test_only_the_pictures_asked_for_are_evaluated(dataset):
