@@ -8,7 +8,9 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
+import eval_seg
 import pytest
 import torch
 import train_seg
@@ -57,16 +59,16 @@ def assert_same_weights(*folders: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def run_here(monkeypatch, *arguments: object) -> None:
+def run_here(monkeypatch, script: ModuleType, *arguments: object) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr(sys, "argv", ["train_seg.py", *map(str, arguments)])
-    train_seg.main()
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+    script.main()
 
 
 def run_refused(monkeypatch, capsys, *arguments: object) -> list[str]:
     """The problems that a run ends with."""
     with pytest.raises(SystemExit) as stop:
-        run_here(monkeypatch, *arguments)
+        run_here(monkeypatch, train_seg, *arguments)
     assert stop.value.code == 2
     headline, *problems = capsys.readouterr().err.split("The arguments have problems:")[1].splitlines()
     assert headline == "" and all(problem.startswith("- ") for problem in problems)
@@ -111,16 +113,7 @@ def test_printed_lines_use_the_model(runs, monkeypatch):
     assert segments[0]["mask"].size == Image.open(runs / "whole" / "example.png").size
 
 
-def test_two_processes_evaluate_as_one_did_in_training(runs, boxes):
-    arguments = ("--dataset", boxes, "--model_name_or_path", "whole", "--output_dir", "evaluated")
-    finish(launch(SCRIPT.with_name("eval_seg.py"), *arguments, num_processes=2, cwd=runs))
-    evaluated, trained = (results_of(runs / name) for name in ("evaluated", "whole"))
-    assert (trained["run"]["num_processes"], evaluated["num_processes"]) == (1, 2)
-    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "iou"):
-        assert evaluated[name] == trained[name]
-
-
-def test_two_processes_train(runs, boxes):
+def test_two_processes_train(monkeypatch, runs, boxes):
     arguments = ("--dataset", boxes, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "semantic_fpn")
     arguments += ("--max_train_steps", 2, "--report_to", "tensorboard", "--output_dir", "parallel")
     output = finish(launch(SCRIPT, *arguments, num_processes=2, cwd=runs))
@@ -132,6 +125,16 @@ def test_two_processes_train(runs, boxes):
     before, after = (load_file(runs / name / "model.safetensors") for name in ("whole", "parallel"))
     name = "van.encoder.stages.0.embeddings.convolution.weight"
     assert 0 < (before[name] - after[name]).abs().max() < 0.02
+
+    # One process evaluates as the two did.
+    monkeypatch.chdir(runs)
+    run_here(
+        monkeypatch, eval_seg, "--dataset", boxes, "--model_name_or_path", "parallel", "--output_dir", "evaluated"
+    )
+    evaluated = results_of(runs / "evaluated")
+    assert evaluated["num_processes"] == 1
+    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "iou"):
+        assert evaluated[name] == results[name]
 
 
 def test_runs_are_kept_apart(monkeypatch, capsys, runs, boxes):
@@ -159,13 +162,13 @@ def test_damaged_validation_picture_costs_nothing(monkeypatch, capsys, tmp_path,
     monkeypatch.chdir(tmp_path)
     data = Path(shutil.copytree(box_files, "data"))
     arguments = ("--dataset", data, *TRAINING, "--output_dir")
-    run_here(monkeypatch, *arguments, "whole")
+    run_here(monkeypatch, train_seg, *arguments, "whole")
 
     picture = data / "images" / "validation" / "3.png"
     content = picture.read_bytes()
     picture.write_bytes(content[:100])
     with pytest.raises(SystemExit) as stop:
-        run_here(monkeypatch, *arguments, "mended")
+        run_here(monkeypatch, train_seg, *arguments, "mended")
     assert stop.value.code == 1
     error = capsys.readouterr().err
     assert "the evaluation after step 3 failed: " in error
@@ -173,7 +176,7 @@ def test_damaged_validation_picture_costs_nothing(monkeypatch, capsys, tmp_path,
     assert {path.name for path in Path("mended").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
 
     picture.write_bytes(content)
-    run_here(monkeypatch, *arguments, "mended", "--resume_from_checkpoint", "latest")
+    run_here(monkeypatch, train_seg, *arguments, "mended", "--resume_from_checkpoint", "latest")
     assert_same_weights(Path("whole"), Path("mended"))
     assert results_of(Path("whole"))["evaluations"] == results_of(Path("mended"))["evaluations"]
 
@@ -191,9 +194,9 @@ def test_run_stopped_in_an_evaluation_begins_with_it(monkeypatch, tmp_path, runs
     arguments = ("--dataset", boxes, *TRAINING, "--output_dir", tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_seg, "evaluate_model", stop_at_step)
-        run_here(patch, *arguments)
+        run_here(patch, train_seg, *arguments)
     assert complete_checkpoints(tmp_path)[-1].name == f"checkpoint-{step}"
-    run_here(monkeypatch, *arguments, "--resume_from_checkpoint", "latest")
+    run_here(monkeypatch, train_seg, *arguments, "--resume_from_checkpoint", "latest")
     assert_same_weights(runs / "whole", tmp_path)
     assert results_of(runs / "whole")["evaluations"] == results_of(tmp_path)["evaluations"]
 
@@ -201,7 +204,7 @@ def test_run_stopped_in_an_evaluation_begins_with_it(monkeypatch, tmp_path, runs
 def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes):
     monkeypatch.setattr(train_seg, "plot_training_curves", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(train_seg, "draw_example", lambda *_: 1 / 0)
-    run_here(monkeypatch, "--dataset", boxes, *SHORT, "--output_dir", tmp_path)
+    run_here(monkeypatch, train_seg, "--dataset", boxes, *SHORT, "--output_dir", tmp_path)
     output, error = capsys.readouterr()
     for name in ("training_curves.png", "example.png"):
         assert f"warning: {tmp_path / name} could not be drawn: division by zero" in error
@@ -218,13 +221,13 @@ def test_half_precision_checkpoint_is_trained_in_float32(monkeypatch, tmp_path, 
     model.save_pretrained("half")
     model.float().save_pretrained("full")
     arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 2, "--eval_steps", 1, "--output_dir", "out")
-    run_here(monkeypatch, *arguments, "--model_name_or_path", "full")
+    run_here(monkeypatch, train_seg, *arguments, "--model_name_or_path", "full")
     Path("out").rename("from_full")
     arguments += ("--model_name_or_path", "half")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        run_here(patch, *arguments)
-    run_here(monkeypatch, *arguments, "--resume_from_checkpoint", "latest")
+        run_here(patch, train_seg, *arguments)
+    run_here(monkeypatch, train_seg, *arguments, "--resume_from_checkpoint", "latest")
     assert_same_weights(Path("from_full"), Path("out"))
     assert {tensor.dtype for tensor in load_file("out/model.safetensors").values()} == {torch.float32, torch.int64}
     assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"
@@ -236,7 +239,7 @@ def test_head_of_the_start_model_is_trained_and_recorded(monkeypatch, tmp_path, 
     # UperNet, the recipe's head, could not be trained on single pictures.
     arguments = ("--recipe", "upernet_160k", "--model_name_or_path", "start", "--total_train_batch_size", 1)
     arguments += ("--crop_size", 64, "--max_train_steps", 1, "--dataloader_num_workers", 0, "--output_dir", "out")
-    run_here(monkeypatch, "--dataset", boxes, *arguments)
+    run_here(monkeypatch, train_seg, "--dataset", boxes, *arguments)
     recorded = [results_of(Path("out"))["run"]]
     recorded += [json.loads(Path("out", name).read_text()) for name in ("config.json", "checkpoint-1/run.json")]
     assert [content["decode_head"] for content in recorded] == ["semantic_fpn"] * 3
@@ -250,7 +253,7 @@ def test_running_run_keeps_its_folder(monkeypatch, capsys, tmp_path, runs, boxes
         for folder in (["named"], ["resumed", "--resume_from_checkpoint", "latest"]):
             (problem,) = run_refused(monkeypatch, capsys, *arguments, "--output_dir", *folder)
             assert f"--output_dir {folder[0]}: another process is writing to {folder[0]}; wait for" in problem
-        run_here(monkeypatch, "--dataset", boxes, *SHORT)
+        run_here(monkeypatch, train_seg, "--dataset", boxes, *SHORT)
     assert {path.name for path in Path("outputs").iterdir()} == {"van-boxes-2"}
     assert results_of(Path("outputs/van-boxes-2"))["arguments"]["output_dir"] == "outputs/van-boxes-2"
 
