@@ -13,7 +13,7 @@ from van_hf.evaluation import PictureResult
 
 
 def append_counts(file: TextIO, result: PictureResult) -> None:
-    """Adds a picture's counts to a file, as one line of JSON: its number, the cells that are not 0, their counts."""
+    """Add a picture's counts to a file, as one line of JSON: its number, the cells that are not 0, their counts."""
     cells = result.counts.flatten().nonzero().flatten()
     record = {"idx": result.idx, "cells": cells.tolist(), "counts": result.counts.flatten()[cells].tolist()}
     file.write(json.dumps(record) + "\n")
@@ -21,9 +21,9 @@ def append_counts(file: TextIO, result: PictureResult) -> None:
 
 
 def read_counts(folder: Path, num_labels: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields what [`append_counts`] wrote to `*.jsonl` files of a folder, one picture at a time, each picture once.
+    """Yield what [`append_counts`] wrote to `*.jsonl` files of a folder, one picture at a time, each picture once.
 
-    A last line that was not written to its end, because its process was killed, is left out.
+    The last line of a process that was killed while it wrote it is left out.
 
     Yields:
         Number of the picture and its confusion matrix, int64 (num_labels, num_labels).

@@ -3,10 +3,11 @@
 """The command line of eval_seg.py: the arguments, all that can be wrong with them, and what follows from them."""
 
 import argparse
+import os
 from pathlib import Path
 
 from accelerate import PartialState
-from common_arguments import add_data_arguments, find_common_problems, unused_folder
+from common_arguments import add_data_arguments, expand_user, find_common_problems, find_output_problems
 
 from van_hf.inference import RATIOS, Protocol
 
@@ -16,11 +17,12 @@ METRICS = ("streaming", "mean_iou")
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
-    """Reads the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
+    """Read the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     protocol = parser.add_argument_group("model and protocol")
-    protocol.add_argument("--model_name_or_path", default=DEFAULT_MODEL, help="a trained segmentation model")
+    protocol.add_argument("--model_name_or_path", type=expand_user, default=DEFAULT_MODEL,
+                          help="a trained segmentation model")  # fmt: skip
     protocol.add_argument("--mode", default="whole", help="whole pictures at once, or slide: window by window")
     protocol.add_argument("--crop_size", type=int, help="side of the windows in pixels; 512 by default")
     protocol.add_argument("--stride", type=int, help="step between windows; two thirds of --crop_size by default")
@@ -31,8 +33,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
                           "which reads --save_predictions' masks at the end and needs memory for all")  # fmt: skip
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_dir", help="by default a folder of its own in outputs/; an evaluation that was "
-                        "stopped goes on where the same one is started again")  # fmt: skip
+    output.add_argument("--output_dir", type=expand_user, help="by default a folder of its own in outputs/; an "
+                        "evaluation that was stopped goes on where the same one is started again")  # fmt: skip
     output.add_argument("--save_predictions", action="store_true", help="save masks: PNGs of label + 1, as ADE20K's "
                         "benchmark takes them")  # fmt: skip
     args = parser.parse_args()
@@ -40,12 +42,11 @@ def parse_arguments(description: str) -> argparse.Namespace:
     if args.mode == "slide":
         args.crop_size = 512 if args.crop_size is None else args.crop_size
         args.stride = max(args.crop_size * 2 // 3, 1) if args.stride is None else args.stride
-    args.output_dir = args.output_dir or default_output_dir(args)
     return args
 
 
 def find_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
-    """Returns a line for everything that is wrong with the arguments, without loading anything."""
+    """Return a line for everything that is wrong with the arguments, without loading anything."""
     problems = find_common_problems(args, state)
     for name, known in {"mode": MODES, "metric": METRICS}.items():
         if getattr(args, name) not in known:
@@ -58,31 +59,20 @@ def find_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
     else:
         given = (name for name in ("crop_size", "stride") if getattr(args, name) is not None)
         problems += [f"--{name} goes with --mode slide only" for name in given]
-    if args.model_name_or_path == DEFAULT_MODEL and not Path(DEFAULT_MODEL).exists():
+    if args.model_name_or_path == DEFAULT_MODEL and not os.path.exists(DEFAULT_MODEL):
         problems.append(
             f"--model_name_or_path is {DEFAULT_MODEL} by default, what examples/train_seg.py without arguments "
             "leaves; that is not there yet. Train it, or name another model"
         )
-    output_dir = Path(args.output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        problems.append(f"--output_dir {output_dir} is not a folder")
-    if is_finished(output_dir):
-        problems.append(f"--output_dir {output_dir} holds the results of a finished run; name another, or remove it")
-    return problems
+    return problems + find_output_problems(args)
 
 
 def resolve_protocol(args: argparse.Namespace) -> Protocol:
-    """Returns the protocol that the arguments ask for."""
+    """Return the protocol that the arguments ask for."""
     ratios = RATIOS if args.multi_scale else (1.0,)
     return Protocol(args.mode, args.crop_size, args.stride, ratios, args.flip)
 
 
-def default_output_dir(args: argparse.Namespace) -> str:
-    """Returns the first `outputs/eval-MODEL-DATASET(-N)` that holds no finished run."""
-    names = Path(args.model_name_or_path).name, Path(args.dataset).name
-    return unused_folder(Path("outputs", f"eval-{'-'.join(names)}"), is_finished)
-
-
-def is_finished(output_dir: Path) -> bool:
-    """Returns whether a folder holds the results of a run."""
-    return (output_dir / "results.json").exists()
+def first_output_dir(args: argparse.Namespace) -> Path:
+    """Return the folder that is taken by default if nothing stands in the way, `outputs/eval-MODEL-DATASET`."""
+    return Path("outputs", f"eval-{Path(args.model_name_or_path).name}-{Path(args.dataset).name}")

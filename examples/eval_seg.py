@@ -1,6 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Evaluates a segmentation model with mean IoU, to the protocols of the papers.
+"""Evaluate a segmentation model with mean IoU, to the protocols of the papers.
 
     accelerate launch examples/eval_seg.py
 
@@ -12,13 +12,12 @@ import argparse
 import csv
 import json
 import math
+import os
 import platform
 import shutil
-import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
@@ -29,10 +28,21 @@ import evaluate
 import numpy as np
 import pyarrow.compute
 import torch
-from accelerate import Accelerator
-from common_arguments import load_dataset, mixed_precision, process_state, stop_at_problems, warn_of_lone_process
+from accelerate import Accelerator, PartialState
+from common_arguments import (
+    claim_output_dir,
+    is_finished,
+    load_dataset,
+    load_or_stop,
+    mixed_precision,
+    process_state,
+    stop,
+    stop_at_problems,
+    warn_of_lone_process,
+    write_pictures,
+)
 from counts_file import append_counts, read_counts
-from eval_arguments import find_problems, parse_arguments, resolve_protocol
+from eval_arguments import find_output_problems, find_problems, first_output_dir, parse_arguments, resolve_protocol
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -41,126 +51,161 @@ from van_hf.data import SegmentationDataset
 from van_hf.evaluation import (
     describe_missing_labels,
     evaluate_pictures,
+    fail_together,
     figures_by_label,
     load_trained,
     read_validation_example,
 )
-from van_hf.files import write_json
-from van_hf.inference import DTYPES, digest_of_weights, predict
+from van_hf.files import read_json, write_json, write_whole
+from van_hf.inference import DTYPES, digest_of_weights, load_config, predict
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
 from van_hf.visualization import plot_confusion_matrix, plot_predictions
 
 NUM_PICTURES_SHOWN = 6
+MAX_NAME_LENGTH = 250  # bytes of a file's name without its suffix; 255 with it is what most systems allow
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that an evaluation is made of.
+
+    Attributes:
+        args: the command line, with the output folder that was claimed.
+        dataset: dataset whose split "validation" is evaluated.
+        model: model in evaluation mode, on the accelerator's device.
+        image_processor: image processor of the model.
+        accelerator: tells the processes apart.
+    """
+
+    args: argparse.Namespace
+    dataset: SegmentationDataset
+    model: VanForSemanticSegmentation
+    image_processor: VanImageProcessor
+    accelerator: Accelerator
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    @property
+    def progress_dir(self) -> Path:
+        """Folder of the settings and of the counts of the pictures that are done."""
+        return self.output_dir / "progress"
+
+    def describe(self) -> dict:
+        """Return everything that decides the predictions; an evaluation goes on only where all of it is the same."""
+        settings = {
+            "model": self.args.model_name_or_path,
+            "weights": digest_of_weights(self.model),
+            "image_processor": self.image_processor.to_dict(),
+            "dataset": self.dataset.name,
+            "dataset_fingerprint": self.dataset.splits["validation"]._fingerprint,
+            "labels": list(self.dataset.id2label.values()),
+            "do_reduce_labels": self.dataset.do_reduce_labels,
+            **asdict(resolve_protocol(self.args)),
+            "mixed_precision": mixed_precision(self.args),
+            "device": self.accelerator.device.type,
+            "save_predictions": self.args.save_predictions,
+        }
+        # As they will be read back, with lists for tuples.
+        return json.loads(json.dumps(settings, default=str))
+
+    def predict(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
+        dtype = DTYPES[self.accelerator.mixed_precision]
+        return predict(self.model, self.image_processor, image, resolve_protocol(self.args), dtype)
+
+    def mask_paths(self) -> list[Path]:
+        """Return where the predictions go: named as the pictures where the dataset knows that, else numbered."""
+        split = self.dataset.splits["validation"].cast_column("image", datasets.Image(decode=False))
+        pictures = split.select_columns("image").with_format("arrow")[:]["image"]
+        paths = pyarrow.compute.struct_field(pictures, "path").to_pylist()
+        names = [Path(path).stem if path else None for path in paths]
+        too_long = any(name and len(os.fsencode(name)) > MAX_NAME_LENGTH for name in names)
+        if None in names or len(set(names)) < len(names) or too_long:
+            names = [f"val_{number:08d}" for number in range(1, len(names) + 1)]
+        return [self.output_dir / "predictions" / f"{name}.png" for name in names]
+
+
+def create_evaluation(args: argparse.Namespace, state: PartialState) -> Evaluation:
+    """Load data and model; where that fails, the script ends. For all processes to call."""
+    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
+    load_model = partial(load_trained, args.model_name_or_path, dataset)
+    model, image_processor = load_or_stop(load_model, "--model_name_or_path", state)
+    model.to(accelerator.device, memory_format=torch.channels_last).eval()
+    return Evaluation(args, dataset, model, image_processor, accelerator)
 
 
 def load_hub_metric() -> evaluate.Metric:
-    """Returns the Hub's mean_iou. Loaded before the evaluation, which it would be a pity to have done in vain."""
+    """Return the Hub's mean_iou. Load it before the evaluation, which it would be a pity to have done in vain."""
     try:
         return evaluate.load("mean_iou")
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(
-            f"--metric mean_iou could not be loaded from the Hub: {error}\n"
-            "Without --metric the evaluation takes this package's own: the same figures, and no network is needed"
+            f"mean_iou could not be loaded from the Hub: {error}. Without --metric the evaluation takes this "
+            "package's own: the same figures, and no network is needed"
         ) from error
 
 
-def describe_settings(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    dataset: SegmentationDataset,
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-) -> dict:
-    """Returns everything that decides the predictions; an evaluation goes on only where all of it is the same."""
-    settings = {
-        "model": args.model_name_or_path,
-        "weights": digest_of_weights(model),
-        "image_processor": image_processor.to_dict(),
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.splits["validation"]._fingerprint,
-        "labels": list(dataset.id2label.values()),
-        "do_reduce_labels": dataset.do_reduce_labels,
-        **asdict(resolve_protocol(args)),
-        "mixed_precision": mixed_precision(args),
-        "device": accelerator.device.type,
-        "save_predictions": args.save_predictions,
-    }
-    # As they will be read back, with lists for tuples.
-    return json.loads(json.dumps(settings, default=str))
-
-
-def find_resume_problems(progress_dir: Path, settings: dict) -> list[str]:
-    """Differences from the evaluation that was begun in this folder."""
-    file = progress_dir / "settings.json"
+def find_resume_problems(evaluation: Evaluation, settings: dict) -> list[str]:
+    """Differences from the evaluation that was begun in the output folder."""
+    file = evaluation.progress_dir / "settings.json"
     if not file.exists():
         return []
-    begun = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        begun = read_json(file)
+    except ValueError as error:
+        return [f"--output_dir: {error}; name another, or remove this one"]
     return [
-        f"{name} is {settings.get(name)!r}, but {progress_dir.parent} holds an evaluation that was begun with "
+        f"{name} is {settings.get(name)!r}, but {evaluation.output_dir} holds an evaluation that was begun with "
         f"{begun.get(name)!r}; go on with that, name another --output_dir, or remove this one"
         for name in sorted(settings.keys() | begun.keys())
         if settings.get(name) != begun.get(name)
     ]
 
 
-def mask_names(dataset: SegmentationDataset) -> list[str]:
-    """Returns the file names of the masks: the pictures' own where the dataset knows them, else by their number."""
-    split = dataset.splits["validation"].cast_column("image", datasets.Image(decode=False))
-    pictures = split.select_columns("image").with_format("arrow")[:]["image"]
-    names = [Path(path).stem if path else None for path in pyarrow.compute.struct_field(pictures, "path").to_pylist()]
-    if None in names or len(set(names)) < len(names):
-        names = [f"val_{number:08d}" for number in range(1, len(names) + 1)]
-    return [f"{name}.png" for name in names]
-
-
-def evaluate_remaining(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    dataset: SegmentationDataset,
-    predict_picture: Callable[[torch.Tensor], torch.Tensor],
-    names: list[str],
-) -> int:
-    """Evaluates the pictures that the progress folder has no counts of, and leaves their counts there.
+def evaluate_remaining(evaluation: Evaluation) -> int:
+    """Evaluate the pictures that the progress folder has no counts of, and leave their counts there.
 
     Returns:
         How many pictures these were, over all processes.
     """
-    progress_dir = Path(args.output_dir, "progress")
+    accelerator, dataset = evaluation.accelerator, evaluation.dataset
     done, counted = set(), torch.zeros(dataset.num_labels, dataset.num_labels, dtype=torch.int64)
-    for idx, matrix in read_counts(progress_dir, dataset.num_labels):
-        done.add(idx)
-        counted += matrix
+    # What is done must be the same for all, so none may write before all have read.
+    with fail_together():
+        for idx, matrix in read_counts(evaluation.progress_dir, dataset.num_labels):
+            done.add(idx)
+            counted += matrix
     if done:
         accelerator.print(f"{len(done)} pictures were evaluated before; going on with the others")
     remaining = [idx for idx in range(len(dataset.splits["validation"])) if idx not in done]
-    # What is done must be the same for all, so none may write before all have read.
-    accelerator.wait_for_everyone()
-    counts_path = progress_dir / f"{time.time_ns()}-{accelerator.process_index}.jsonl"
-    results = evaluate_pictures(accelerator, predict_picture, dataset, remaining, counted)
-    with closing(results), counts_path.open("x", encoding="utf-8") as file:
-        for result in results:
-            if args.save_predictions:
-                mask = Image.fromarray(result.prediction.numpy() + np.uint8(1))
-                mask.save(Path(args.output_dir, "predictions", names[result.idx]))
-            # Only now is the picture done: its mask is there.
-            append_counts(file, result)
-    accelerator.wait_for_everyone()
+    mask_paths = evaluation.mask_paths()
+    counts_path = evaluation.progress_dir / f"{time.time_ns()}-{accelerator.process_index}.jsonl"
+    with fail_together():
+        results = evaluate_pictures(accelerator, evaluation.predict, dataset, remaining, counted)
+        with closing(results), counts_path.open("x", encoding="utf-8") as file:
+            for result in results:
+                if evaluation.args.save_predictions:
+                    Image.fromarray(result.prediction.numpy() + np.uint8(1)).save(mask_paths[result.idx])
+                # Only now is the picture done: its mask is there.
+                append_counts(file, result)
     return len(remaining)
 
 
-def collect_counts(
-    progress_dir: Path, dataset: SegmentationDataset, names: list[str]
-) -> tuple[torch.Tensor, list[dict]]:
-    """Returns the confusion matrix over all pictures, and the pictures with their mean IoU, from the best down."""
+def collect_counts(evaluation: Evaluation) -> tuple[torch.Tensor, list[dict]]:
+    """Return the confusion matrix over all pictures, and the pictures with their mean IoU, from the best down."""
+    dataset, progress_dir, mask_paths = evaluation.dataset, evaluation.progress_dir, evaluation.mask_paths()
     matrix, pictures = torch.zeros(dataset.num_labels, dataset.num_labels, dtype=torch.int64), []
     for idx, counts in read_counts(progress_dir, dataset.num_labels):
         matrix += counts
         mean_iou = scores_from_confusion_matrix(counts)["mean_iou"]
-        pictures.append({"idx": idx, "name": Path(names[idx]).stem, "mean_iou": mean_iou})
-    if len(pictures) != len(names):
+        pictures.append({"idx": idx, "name": mask_paths[idx].stem, "mean_iou": mean_iou})
+    if len(pictures) != len(mask_paths):
         raise ValueError(
-            f"{progress_dir} has counts of {len(pictures)} pictures, not of {len(names)}; all processes must see the "
-            "same --output_dir"
+            f"{progress_dir} has counts of {len(pictures)} pictures, not of {len(mask_paths)}; all processes must see "
+            "the same --output_dir"
         )
     if matrix.sum() == 0:
         raise ValueError(f"dataset {dataset.name} has no labelled pixel in its validation split")
@@ -170,7 +215,7 @@ def collect_counts(
 
 
 def hub_scores(metric: evaluate.Metric, dataset: SegmentationDataset, masks: list[Path]) -> dict:
-    """Returns the scores that the Hub's metric gives the saved masks."""
+    """Return the scores that the Hub's metric gives the saved masks."""
     for idx, path in enumerate(masks):
         _, labels = read_validation_example(dataset, idx)
         with Image.open(path) as mask:
@@ -179,7 +224,7 @@ def hub_scores(metric: evaluate.Metric, dataset: SegmentationDataset, masks: lis
 
 
 def class_rows(scores: dict, matrix: torch.Tensor, id2label: dict[int, str]) -> list[dict]:
-    """Returns a row of figures for each class: fractions, None where it does not occur; `share` of labelled pixels."""
+    """Return a row of figures for each class: fractions, None where it does not occur; `share` of labelled pixels."""
     shares = (matrix.sum(dim=1).double() / matrix.sum()).tolist()
     return [
         {
@@ -193,17 +238,16 @@ def class_rows(scores: dict, matrix: torch.Tensor, id2label: dict[int, str]) -> 
     ]
 
 
-def describe_results(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    settings: dict,
-    dataset: SegmentationDataset,
-    model: VanForSemanticSegmentation,
-    scores: dict,
-    pictures: list[dict],
-    time_taken: dict,
-) -> dict:
-    """Returns the content of results.json: figures, and what is needed to judge and to repeat them."""
+def describe_results(evaluation: Evaluation, settings: dict, scores: dict, pictures: list[dict]) -> dict:
+    """Return the content of results.json but for the time: figures, and what is needed to judge and to repeat them.
+
+    Args:
+        evaluation: what was done.
+        settings: what decided the predictions.
+        scores: what mean IoU's `compute` returned.
+        pictures: those with a figure, from the best down.
+    """
+    args, dataset, model = evaluation.args, evaluation.dataset, evaluation.model
     protocol = resolve_protocol(args)
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate")
     return {
@@ -231,59 +275,53 @@ def describe_results(
         },
         "best_pictures": pictures[:NUM_PICTURES_SHOWN],
         "worst_pictures": pictures[::-1][:NUM_PICTURES_SHOWN],
-        "time": time_taken,
-        "num_processes": accelerator.num_processes,
-        "device": str(accelerator.device),
+        "num_processes": evaluation.accelerator.num_processes,
+        "device": str(evaluation.accelerator.device),
         "arguments": vars(args),
         "versions": {"python": platform.python_version(), "van_hf": __version__}
         | {name: version(name) for name in packages},
     }
 
 
-def draw_pictures(
-    dataset: SegmentationDataset,
-    predict_picture: Callable[[torch.Tensor], torch.Tensor],
-    pictures: list[dict],
-    path: Path,
-) -> None:
-    """Saves validation pictures beside truth and prediction, each with its mean IoU."""
-    if not pictures:
-        return
-    examples = [read_validation_example(dataset, picture["idx"]) for picture in pictures]
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Write rows of the same columns as CSV."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_pictures(evaluation: Evaluation, pictures: list[dict], path: Path) -> None:
+    """Save validation pictures beside truth and prediction, each with its mean IoU."""
+    examples = [read_validation_example(evaluation.dataset, picture["idx"]) for picture in pictures]
     plot_predictions(
         [to_pil_image(image) for image, _ in examples],
         [labels.numpy() for _, labels in examples],
-        [predict_picture(image).cpu().numpy() for image, _ in examples],
-        dataset.id2label,
+        [evaluation.predict(image).cpu().numpy() for image, _ in examples],
+        evaluation.dataset.id2label,
         path,
-        palette=dataset.palette,
+        palette=evaluation.dataset.palette,
         captions=[f"{picture['name']}: mIoU {picture['mean_iou']:.3f}" for picture in pictures],
     )
 
 
-def write_results(
-    args: argparse.Namespace,
-    dataset: SegmentationDataset,
-    predict_picture: Callable[[torch.Tensor], torch.Tensor],
-    matrix: torch.Tensor,
-    rows: list[dict],
-    results: dict,
-) -> None:
-    """Writes figures and pictures into the output folder; with results.json, the last, the run is finished."""
-    output_dir = Path(args.output_dir)
-    with (output_dir / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    plot_confusion_matrix(matrix.numpy(), dataset.id2label, output_dir / "confusion_matrix.png")
-    for name in ("best_pictures", "worst_pictures"):
-        draw_pictures(dataset, predict_picture, results[name], output_dir / f"{name}.png")
+def write_results(evaluation: Evaluation, matrix: torch.Tensor, rows: list[dict], results: dict) -> None:
+    """Write figures into the output folder, then pictures; with results.json the evaluation is finished."""
+    output_dir, id2label = evaluation.output_dir, evaluation.dataset.id2label
+    write_whole(output_dir / "per_class.csv", partial(write_rows, rows))
     write_json(output_dir / "results.json", results)
-    shutil.rmtree(output_dir / "progress")
+    shutil.rmtree(evaluation.progress_dir)
+    pictures = {"confusion_matrix.png": partial(plot_confusion_matrix, matrix.numpy(), id2label)}
+    if results["best_pictures"]:
+        pictures |= {
+            f"{name}.png": partial(draw_pictures, evaluation, results[name])
+            for name in ("best_pictures", "worst_pictures")
+        }
+    write_pictures(output_dir, pictures)
 
 
 def print_summary(args: argparse.Namespace, results: dict, rows: list[dict]) -> None:
-    """Prints the classes' figures in percent, the means, and where everything lies."""
+    """Print the classes' figures in percent, the means, and where everything lies."""
 
     def percent(value: float | None) -> str:
         return f"{'-':>8}" if value is None else f"{100 * value:8.2f}"
@@ -301,57 +339,64 @@ def print_summary(args: argparse.Namespace, results: dict, rows: list[dict]) -> 
     )
 
 
-def main() -> None:
-    """Runs the script."""
-    args = parse_arguments(__doc__)
-    state = process_state()
-    stop_at_problems(find_problems(args, state), state)
-    warn_of_lone_process(state, "examples/eval_seg.py")
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    hub_metric = None
-    if args.metric == "mean_iou" and accelerator.is_main_process:
-        try:
-            hub_metric = load_hub_metric()
-        except ValueError as error:
-            sys.exit(str(error))
-    with accelerator.main_process_first():
-        dataset = load_dataset(args)
-    model, image_processor = load_trained(args.model_name_or_path, dataset)
-    model.to(accelerator.device, memory_format=torch.channels_last).eval()
+def begin_or_go_on(evaluation: Evaluation, settings: dict) -> None:
+    """Make the output folder ready; where another evaluation was begun in it, the script ends."""
+    state = evaluation.accelerator.state
+    stop_at_problems(find_resume_problems(evaluation, settings), state)
+    with fail_together():
+        if state.is_main_process:
+            write_json(evaluation.progress_dir / "settings.json", settings)
+            if evaluation.args.save_predictions:
+                (evaluation.output_dir / "predictions").mkdir(exist_ok=True)
 
-    output_dir = Path(args.output_dir)
-    settings = describe_settings(accelerator, args, dataset, model, image_processor)
-    stop_at_problems(find_resume_problems(output_dir / "progress", settings), state)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (output_dir / "progress").mkdir(parents=True, exist_ok=True)
-        write_json(output_dir / "progress" / "settings.json", settings)
-        if args.save_predictions:
-            (output_dir / "predictions").mkdir(exist_ok=True)
-    accelerator.wait_for_everyone()
 
-    dtype = DTYPES[accelerator.mixed_precision]
-    predict_picture = partial(predict, model, image_processor, protocol=resolve_protocol(args), dtype=dtype)
-    names = mask_names(dataset)
+def evaluate_and_write(evaluation: Evaluation, hub_metric: evaluate.Metric | None) -> None:
+    """Evaluate, and write and print the results; for all processes to call."""
+    settings = evaluation.describe()
+    begin_or_go_on(evaluation, settings)
     started = time.perf_counter()
-    num_evaluated = evaluate_remaining(accelerator, args, dataset, predict_picture, names)
+    num_evaluated = evaluate_remaining(evaluation)
     time_taken = {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - started, 1),
         "pictures_in_these_seconds": num_evaluated,
     }
-    if accelerator.is_main_process:
-        matrix, pictures = collect_counts(output_dir / "progress", dataset, names)
-        scores = scores_from_confusion_matrix(matrix)
-        if hub_metric is not None:
-            scores = hub_scores(hub_metric, dataset, [output_dir / "predictions" / name for name in names])
-        results = describe_results(accelerator, args, settings, dataset, model, scores, pictures, time_taken)
-        rows = class_rows(scores, matrix, dataset.id2label)
-        write_results(args, dataset, predict_picture, matrix, rows, results)
-        print_summary(args, results, rows)
-    # A process that leaves early can hang the main one as it closes their connection.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    # All wait here: a process that leaves early can hang the main one as it closes their connection.
+    with fail_together():
+        if evaluation.accelerator.is_main_process:
+            matrix, pictures = collect_counts(evaluation)
+            scores = scores_from_confusion_matrix(matrix)
+            if hub_metric is not None:
+                scores = hub_scores(hub_metric, evaluation.dataset, evaluation.mask_paths())
+            results = describe_results(evaluation, settings, scores, pictures) | {"time": time_taken}
+            rows = class_rows(scores, matrix, evaluation.dataset.id2label)
+            write_results(evaluation, matrix, rows, results)
+            print_summary(evaluation.args, results, rows)
+
+
+def main() -> None:
+    """Run the script."""
+    args = parse_arguments(__doc__)
+    state = process_state()
+    stop_at_problems(find_problems(args, state), state)
+    load_or_stop(partial(load_config, args.model_name_or_path), "--model_name_or_path", state)
+    hub_metric = None
+    if args.metric == "mean_iou":
+        hub_metric = load_or_stop(load_hub_metric, "--metric", state)
+    warn_of_lone_process(state, "examples/eval_seg.py")
+    with claim_output_dir(args, state, first_output_dir(args), is_finished):
+        # Until now another evaluation may have written there.
+        stop_at_problems(find_output_problems(args), state)
+        evaluation = create_evaluation(args, state)
+        try:
+            evaluate_and_write(evaluation, hub_metric)
+        except (OSError, ValueError) as error:
+            stop(
+                f"error: {error}\nWhat was evaluated is kept. When this is mended, go on with the same command and "
+                f"--output_dir {args.output_dir}",
+                state,
+            )
+        evaluation.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -4,23 +4,32 @@
 
 import argparse
 import json
+import os
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from common_arguments import add_data_arguments, find_common_problems, mixed_precision, unused_folder
+from common_arguments import (
+    add_data_arguments,
+    expand_user,
+    find_common_problems,
+    find_output_problems,
+    is_finished,
+    mixed_precision,
+)
 
 from van_hf.data import SegmentationDataset, check_train_labels
-from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.files import read_json
+from van_hf.inference import load_config
+from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES, VanConfig
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
-    """Reads the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
+    """Read the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = add_data_arguments(parser)
     data.add_argument("--dataloader_num_workers", type=int, default=2, help="loading processes per device")
@@ -29,12 +38,14 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
     model = parser.add_argument_group("model")
     model.add_argument("--model_size", help=f"architecture to train: mini, {', '.join(VAN_SIZES)}")
-    model.add_argument("--model_name_or_path", help="weights to start from: a backbone, classifier or whole model")
-    model.add_argument("--decode_head", help=f"{' or '.join(DECODE_HEAD_NAMES)}; the recipe's by default")
+    model.add_argument("--model_name_or_path", type=expand_user, help="weights to start from: a backbone, classifier "
+                       "or whole model, whose architecture is trained if there is no --model_size")  # fmt: skip
+    model.add_argument("--decode_head", help=f"{' or '.join(DECODE_HEAD_NAMES)}. By default a whole model that is "
+                       "trained further keeps its head; any other gets the recipe's")  # fmt: skip
 
     training = parser.add_argument_group("training; the recipe has the values that are not given")
     training.add_argument("--recipe", help=f"one of {', '.join(RECIPES)}")
-    training.add_argument("--max_train_steps", type=int, help="optimizer steps; 0 only evaluates")
+    training.add_argument("--max_train_steps", type=int, help="optimizer steps")
     training.add_argument("--learning_rate", type=float, help="peak learning rate")
     training.add_argument("--weight_decay", type=float)
     training.add_argument("--warmup_steps", type=int)
@@ -48,47 +59,66 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--seed", type=int, default=0)
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_dir", help="by default a folder of its own in outputs/")
+    output.add_argument("--output_dir", type=expand_user, help="by default a folder of its own in outputs/")
     output.add_argument("--eval_steps", type=int, help="steps between evaluations")
-    output.add_argument("--checkpointing_steps", type=int, help="steps between checkpoints; eval_steps by default")
+    output.add_argument("--checkpointing_steps", type=int, help="steps between checkpoints, beside those that are "
+                        "saved before each evaluation")  # fmt: skip
     output.add_argument("--checkpoints_total_limit", type=int, default=2, help="checkpoints to keep, the newest")
-    output.add_argument("--resume_from_checkpoint", help="a checkpoint's folder, or latest")
+    output.add_argument("--resume_from_checkpoint", type=expand_user, help="a checkpoint's folder, or latest")
     output.add_argument("--report_to", help=f"{', '.join(TRACKERS)}; nothing by default")
     output.add_argument("--push_to_hub", action="store_true", help="release the model, with figures and pictures")
     output.add_argument("--hub_model_id", help="owner/name on the Hub")
     output.add_argument("--hub_private_repo", action="store_true", help="a new repository only its owner sees")
     args = parser.parse_args()
-    args.output_dir = args.output_dir or default_output_dir(args)
+    if args.output_dir is None and args.resume_from_checkpoint not in (None, "latest"):
+        args.output_dir = str(Path(args.resume_from_checkpoint).parent)
     return args
 
 
-def resolve_recipe(args: argparse.Namespace) -> Recipe | None:
-    """Returns the recipe with what the arguments change in it; None where there is no such recipe."""
-    name = args.recipe or ("scenes" if args.dataset == "scenes" else None)
-    if name not in RECIPES:
-        return None
-    given = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
-    return replace(RECIPES[name], **{name: value for name, value in given.items() if value is not None})
+def recipe_name(args: argparse.Namespace) -> str | None:
+    """Return the name of the recipe, which need not be one that there is; None if it must be given."""
+    return args.recipe or ("scenes" if args.dataset == "scenes" else None)
 
 
-def find_problems(args: argparse.Namespace, recipe: Recipe | None, state: PartialState) -> list[str]:
-    """Returns a line for everything that is wrong with the arguments, without loading anything.
+def load_start_config(args: argparse.Namespace) -> VanConfig | None:
+    """Return the configuration of the model that training starts from, None if it starts from scratch.
 
-    With `--push_to_hub` all processes must call this, and the main one asks the Hub.
+    Raises:
+        ValueError: it is no VAN, or its config.json is damaged.
+        OSError: it cannot be found.
     """
-    problems = [*find_value_problems(args), *find_choice_problems(args, recipe, state), *find_folder_problems(args)]
-    if problems:
-        return problems
-    # These need arguments that make sense each by itself.
-    problems = find_batch_problems(args, recipe, state) + find_resume_problems(args, recipe, state.num_processes)
-    return problems or find_access_problems(args, state)
+    return load_config(args.model_name_or_path) if args.model_name_or_path is not None else None
+
+
+def resolve_recipe(args: argparse.Namespace, start: VanConfig | None) -> Recipe:
+    """Return the recipe with what the arguments, and the head of the model to start from, change in it.
+
+    Args:
+        args: without problems, see [`find_problems`].
+        start: what [`load_start_config`] returned.
+    """
+    given = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
+    is_whole_model = start is not None and "VanForSemanticSegmentation" in (start.architectures or [])
+    if args.decode_head is None and args.model_size is None and is_whole_model:
+        given["decode_head"] = start.decode_head
+    return replace(RECIPES[recipe_name(args)], **{name: value for name, value in given.items() if value is not None})
+
+
+def find_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
+    """Return a line for everything that is wrong with the arguments each by itself, without loading anything."""
+    return [*find_value_problems(args), *find_choice_problems(args, state), *find_folder_problems(args)]
+
+
+def find_recipe_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
+    """Return a line for everything that does not go together, of arguments that make sense each by itself."""
+    return find_batch_problems(args, recipe, state) + find_resume_problems(args, recipe, state.num_processes)
 
 
 def find_value_problems(args: argparse.Namespace) -> list[str]:
     """Numbers out of range."""
     at_least = {
         1: ("total_train_batch_size", "per_device_train_batch_size", "eval_steps", "checkpointing_steps"),
-        0: ("max_train_steps", "warmup_steps", "weight_decay", "dataloader_num_workers", "seed"),
+        0: ("warmup_steps", "weight_decay", "dataloader_num_workers", "seed"),
         32: ("crop_size",),
     }
     problems = []
@@ -97,6 +127,10 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
             value = getattr(args, name)
             if value is not None and not value >= least:
                 problems.append(f"--{name} must be {least} or more, got {value}")
+    if args.max_train_steps is not None and args.max_train_steps < 1:
+        problems.append(
+            f"--max_train_steps must be 1 or more, got {args.max_train_steps}; examples/eval_seg.py evaluates a model"
+        )
     if args.checkpoints_total_limit < 1:
         problems.append(f"--checkpoints_total_limit must be 1 or more, got {args.checkpoints_total_limit}")
     for name in ("learning_rate", "max_grad_norm"):
@@ -108,7 +142,7 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
     return problems
 
 
-def find_choice_problems(args: argparse.Namespace, recipe: Recipe | None, state: PartialState) -> list[str]:
+def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
     """Unknown names, files that are not there, and choices that do not go together."""
     problems = find_common_problems(args, state)
     choices = {
@@ -121,17 +155,12 @@ def find_choice_problems(args: argparse.Namespace, recipe: Recipe | None, state:
         value = getattr(args, name)
         if value is not None and value not in known:
             problems.append(f"--{name} must be one of {', '.join(known)}, got {value!r}")
-    if args.recipe is None and recipe is None:
+    if recipe_name(args) is None:
         problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
     if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:
         problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
     if args.report_to in TRACKERS and find_spec(args.report_to) is None:
         problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")
-    if args.max_train_steps == 0:
-        if args.model_name_or_path is None:
-            problems.append("--max_train_steps 0 only evaluates, so --model_name_or_path must name a model")
-        if args.resume_from_checkpoint is not None:
-            problems.append("--resume_from_checkpoint has nothing to resume with --max_train_steps 0")
     return problems + find_hub_problems(args)
 
 
@@ -140,49 +169,44 @@ def find_hub_problems(args: argparse.Namespace) -> list[str]:
     if not args.push_to_hub:
         given = [name for name in ("hub_model_id", "hub_private_repo") if getattr(args, name)]
         return [f"--{name} is of use with --push_to_hub only" for name in given]
-    problems = []
-    if args.max_train_steps == 0:
-        problems.append("--push_to_hub has no model to release with --max_train_steps 0")
     if args.hub_model_id is None:
-        return [*problems, "--push_to_hub needs --hub_model_id, the model's owner/name on the Hub"]
+        return ["--push_to_hub needs --hub_model_id, the model's owner/name on the Hub"]
     from van_hf.hub import check_name
 
     try:
         check_name(args.hub_model_id)
     except ValueError as error:
-        problems.append(str(error))
-    return problems
+        return [str(error)]
+    return []
 
 
 def find_access_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
     """What the end of the training would fail at: no network, or no token that may write the model."""
-    problems = [None]
-    if args.push_to_hub and state.is_main_process:
-        from van_hf.hub import check_access
+    # One process asks, as the Hub answers this question only so many times.
+    if not args.push_to_hub or not state.is_main_process:
+        return []
+    from van_hf.hub import check_access
 
-        try:
-            check_access(args.hub_model_id)
-        except OSError as error:
-            problems = [f"--push_to_hub: {error}"]
-    # One process asks, as the Hub answers this question only so many times, and all of them must stop.
-    return [problem for problem in broadcast_object_list(problems) if problem]
+    try:
+        check_access(args.hub_model_id)
+    except OSError as error:
+        return [f"--push_to_hub: {error}"]
+    return []
 
 
 def find_label_problems(dataset: SegmentationDataset, state: PartialState) -> list[str]:
-    """Return what is wrong with the training masks; for all processes to call, of which the main one looks."""
-    problems = [None]
-    if state.is_main_process:
-        try:
-            check_train_labels(dataset)
-        except ValueError as error:
-            problems = [str(error)]
-    return [problem for problem in broadcast_object_list(problems) if problem]
+    """Training masks that a model could learn nothing from; the main process looks at them."""
+    if not state.is_main_process:
+        return []
+    try:
+        check_train_labels(dataset)
+    except ValueError as error:
+        return [f"--dataset: {error}"]
+    return []
 
 
 def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
-    """Batch sizes that do not work out on this number of devices."""
-    if recipe.max_train_steps == 0:
-        return []
+    """Batch sizes that cannot be had with this number of devices, or with the head."""
     problems = []
     per_device, accumulation = batch_sizes(args, recipe, state.num_processes)
     total = args.total_train_batch_size
@@ -192,9 +216,11 @@ def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: Partial
             f"--per_device_train_batch_size {per_device}"
         )
     synchronized = state.num_processes > 1 and state.device.type == "cuda"
-    if per_device < 2 and recipe.decode_head == "upernet" and not synchronized:
+    has_single_pixels = recipe.decode_head == "upernet" or recipe.crop_size <= 32
+    if per_device < 2 and has_single_pixels and not synchronized:
+        maps = "UperNet's pooled maps" if recipe.decode_head == "upernet" else "the smallest maps of such a crop"
         problems.append(
-            "--per_device_train_batch_size must be 2 or more: UperNet's pooled maps have one pixel, "
+            f"--per_device_train_batch_size must be 2 or more: {maps} have one pixel, "
             "of which BatchNorm cannot take statistics over a single picture"
         )
     return problems
@@ -202,18 +228,21 @@ def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: Partial
 
 def find_folder_problems(args: argparse.Namespace) -> list[str]:
     """An output folder that is in use, or a checkpoint that is not there."""
+    if args.output_dir is None:
+        if args.resume_from_checkpoint == "latest":
+            return ["--resume_from_checkpoint latest needs --output_dir, the folder of the run to go on with"]
+        return []
     output_dir = Path(args.output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        return [f"--output_dir {output_dir} is not a folder"]
-    if (output_dir / "results.json").exists():
-        return [f"--output_dir {output_dir} holds the results of a finished run; name another, or remove it"]
-    checkpoints = complete_checkpoints(output_dir)
+    if problems := find_output_problems(args):
+        return problems
     checkpoint = checkpoint_to_resume(args)
     if args.resume_from_checkpoint == "latest" and checkpoint is None:
         return [f"--resume_from_checkpoint latest found no checkpoint in --output_dir {output_dir}"]
-    if checkpoint is not None and not (checkpoint / "run.json").is_file():
+    if checkpoint is not None and not os.path.isfile(checkpoint / "run.json"):
         return [f"--resume_from_checkpoint {checkpoint} is not a folder of a complete checkpoint"]
-    if checkpoints and (checkpoint is None or checkpoint.resolve().parent != output_dir.resolve()):
+    if complete_checkpoints(output_dir) and (
+        checkpoint is None or checkpoint.resolve().parent != output_dir.resolve()
+    ):
         return [
             f"--output_dir {output_dir} holds checkpoints of another run; continue that with "
             "--resume_from_checkpoint latest, or name another folder"
@@ -226,7 +255,10 @@ def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is None:
         return []
-    saved = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    try:
+        saved = read_json(checkpoint / "run.json")
+    except ValueError as error:
+        return [f"--resume_from_checkpoint: {error}"]
     now = describe_run(args, recipe, num_processes)
     return [
         f"{name} is {now.get(name)!r}, but {checkpoint} belongs to a run with {saved.get(name)!r}"
@@ -236,28 +268,25 @@ def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
-    """Returns the checkpoint that `--resume_from_checkpoint` means; None if nothing is to be, or can be, resumed."""
+    """Return the checkpoint that `--resume_from_checkpoint` means; None if nothing is to be, or can be, resumed."""
     if args.resume_from_checkpoint == "latest":
         checkpoints = complete_checkpoints(Path(args.output_dir))
         return checkpoints[-1] if checkpoints else None
     return Path(args.resume_from_checkpoint) if args.resume_from_checkpoint is not None else None
 
 
-def default_output_dir(args: argparse.Namespace) -> str:
-    """Returns the folder of the checkpoint to resume, or the first `outputs/van-DATASET(-N)` that no run has used."""
-    if args.resume_from_checkpoint not in (None, "latest"):
-        return str(Path(args.resume_from_checkpoint).parent)
-    first = Path("outputs", f"van-{Path(args.dataset).name}")
-    return unused_folder(first, is_used)
+def first_output_dir(args: argparse.Namespace) -> Path:
+    """Return the folder that is taken by default if nothing stands in the way, `outputs/van-DATASET`."""
+    return Path("outputs", f"van-{Path(args.dataset).name}")
 
 
 def is_used(output_dir: Path) -> bool:
-    """Returns whether a folder holds results or checkpoints of a run."""
-    return (output_dir / "results.json").exists() or bool(complete_checkpoints(output_dir))
+    """Return whether a folder holds results or checkpoints of a run."""
+    return is_finished(output_dir) or bool(complete_checkpoints(output_dir))
 
 
 def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> dict:
-    """Returns everything that decides a run's weights; a checkpoint is resumed only where all of it is the same."""
+    """Return everything that decides a run's weights; a checkpoint is resumed only where all of it is the same."""
     names = (
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
@@ -278,10 +307,10 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
 
 
 def batch_sizes(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> tuple[int, int]:
-    """Returns pictures per device and forward pass, and the number of passes that are accumulated to a step.
+    """Return pictures per device and forward pass, and the number of passes that are accumulated to a step.
 
-    A recipe's total that does not work out on this number of devices is rounded up; one that is asked for with
-    `--total_train_batch_size` must work out, or else is reported as a problem.
+    A recipe's total that cannot be split evenly among the devices is rounded up; one that was asked for with
+    `--total_train_batch_size` is not, see [`find_batch_problems`].
     """
     total = recipe.total_train_batch_size
     per_device = args.per_device_train_batch_size or -(-total // num_processes)

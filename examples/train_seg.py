@@ -1,6 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Trains a VAN segmentation model, evaluates it with mean IoU and saves it.
+"""Train a VAN segmentation model, evaluate it with mean IoU and save it.
 
     accelerate launch examples/train_seg.py
 
@@ -9,7 +9,6 @@ arguments for ADE20K and for data of one's own.
 """
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -17,15 +16,25 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, set_seed
-from common_arguments import load_dataset, process_state, stop_at_problems, warn_of_lone_process
+from common_arguments import (
+    claim_output_dir,
+    load_dataset,
+    load_or_stop,
+    process_state,
+    stop,
+    stop_at_problems,
+    warn_of_lone_process,
+    write_pictures,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
@@ -34,16 +43,23 @@ from train_arguments import (
     batch_sizes,
     checkpoint_to_resume,
     describe_run,
+    find_access_problems,
+    find_folder_problems,
     find_label_problems,
     find_problems,
+    find_recipe_problems,
+    first_output_dir,
+    is_used,
+    load_start_config,
     parse_arguments,
     resolve_recipe,
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
-from van_hf.evaluation import describe_missing_labels, evaluate, load_trained, read_validation_example
-from van_hf.inference import DTYPES, Protocol, new_weights, predict
+from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
+from van_hf.files import write_json
+from van_hf.inference import DTYPES, Protocol, load_weights, predict
 from van_hf.model.configuration_van import VAN_SIZES
 from van_hf.training import (
     Recipe,
@@ -71,36 +87,93 @@ MINI = {
 NUM_PICTURES_SHOWN = 6
 
 
+@dataclass(frozen=True)
+class Run:
+    """All that a training run is made of.
+
+    Attributes:
+        args: the command line, with the output folder that was claimed.
+        recipe: with what the command line changes in it.
+        dataset: what is trained and evaluated on.
+        model: what is trained, on its way from the weights to start from.
+        image_processor: what is saved with the model.
+        accelerator: tells the processes apart, and logs.
+        history: what was measured so far.
+    """
+
+    args: argparse.Namespace
+    recipe: Recipe
+    dataset: SegmentationDataset
+    model: VanForSemanticSegmentation
+    image_processor: VanImageProcessor
+    accelerator: Accelerator
+    history: TrainingHistory = field(default_factory=TrainingHistory)
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    def describe(self) -> dict:
+        """Return what decides the weights, see [`describe_run`]."""
+        return describe_run(self.args, self.recipe, self.accelerator.num_processes)
+
+    def predict(self, model: VanForSemanticSegmentation, image: torch.Tensor) -> torch.Tensor:
+        """Return a model's label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
+        return predict(model, self.image_processor, image, dtype=DTYPES[self.accelerator.mixed_precision])
+
+
+def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> Run:
+    """Load data and model; where that fails, the script ends. For all processes to call."""
+    per_device, accumulation = batch_sizes(args, recipe, state.num_processes)
+    total = per_device * accumulation * state.num_processes
+    if total != recipe.total_train_batch_size:
+        state.print(
+            f"A step has {total} pictures: the recipe's {recipe.total_train_batch_size} cannot be split evenly here"
+        )
+        recipe = replace(recipe, total_train_batch_size=total)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=accumulation,
+        mixed_precision=args.mixed_precision,
+        log_with=args.report_to,
+        project_dir=args.output_dir,
+    )
+    set_seed(args.seed)
+    dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
+    stop_at_problems(find_label_problems(dataset, state), state)
+    model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
+    accelerator.print(f"New weights, to be trained from scratch: {', '.join(new) or 'none'}")
+    longest, shortest = recipe.image_scale
+    image_processor = VanImageProcessor(
+        size={"shortest_edge": shortest, "longest_edge": longest}, do_reduce_labels=dataset.do_reduce_labels
+    )
+    return Run(args, recipe, dataset, model, image_processor, accelerator)
+
+
 def create_model(
     args: argparse.Namespace, recipe: Recipe, dataset: SegmentationDataset
 ) -> tuple[VanForSemanticSegmentation, list[str]]:
-    """Returns the model to train, with the dataset's labels, and the names of its modules that have new weights."""
-    labels = {
+    """Return the model to train, with the dataset's labels, and the names of its modules that have new weights."""
+    fields = {
+        "decode_head": recipe.decode_head,
         "id2label": dataset.id2label,
         "label2id": {label: idx for idx, label in dataset.id2label.items()},
         "palette": dataset.palette,
     }
     path = args.model_name_or_path
     if args.model_size in VAN_SIZES:
-        config = VanConfig.from_size(args.model_size, decode_head=recipe.decode_head, **labels)
+        config = VanConfig.from_size(args.model_size, **fields)
     elif args.model_size == "mini" or path is None:
-        config = VanConfig(**MINI, decode_head=recipe.decode_head, **labels)
+        config = VanConfig(**MINI, **fields)
     else:
-        config = VanConfig.from_pretrained(path, **labels)
-        if args.decode_head is not None or "VanForSemanticSegmentation" not in (config.architectures or []):
-            config.decode_head = recipe.decode_head
+        config = VanConfig.from_pretrained(path, **fields)
     if path is None:
         return VanForSemanticSegmentation(config), ["all"]
-    model, info = VanForSemanticSegmentation.from_pretrained(
-        path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    return model, new_weights(info)
+    return load_weights(path, config)
 
 
-def create_loader(
-    args: argparse.Namespace, recipe: Recipe, dataset: SegmentationDataset, per_device: int, first_sample: int
-) -> DataLoader:
-    """Returns the batches of the rest of a run; `accelerator.prepare` deals them out to the processes in turn."""
+def create_loader(run: Run) -> DataLoader:
+    """Return the batches of the rest of a run; `accelerator.prepare` deals them out to the processes in turn."""
+    args, recipe, dataset = run.args, run.recipe, run.dataset
     samples = TrainSamples(
         dataset.splits["train"],
         TrainAugmentation(
@@ -118,8 +191,8 @@ def create_loader(
     )
     return DataLoader(
         samples,
-        batch_size=per_device,
-        sampler=range(first_sample, len(samples)),
+        batch_size=run.describe()["per_device_train_batch_size"],
+        sampler=range(run.history.last_step * recipe.total_train_batch_size, len(samples)),
         num_workers=args.dataloader_num_workers,
         pin_memory=torch.cuda.is_available(),
         # Without a generator of its own the loader draws from the one that stochastic depth uses.
@@ -128,27 +201,18 @@ def create_loader(
 
 
 def normalize(pixel_values: torch.Tensor, image_processor: VanImageProcessor) -> torch.Tensor:
-    """Turns crops, uint8 (batch, 3, crop, crop), into what the image processor would make of them, on their device."""
+    """Turn crops, uint8 (batch, 3, crop, crop), into what the image processor would make of them, on their device."""
     mean, std = image_processor.image_mean, image_processor.image_std
     return image_processor.rescale_and_normalize(pixel_values, True, image_processor.rescale_factor, True, mean, std)
 
 
-def train(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    recipe: Recipe,
-    dataset: SegmentationDataset,
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-) -> tuple[VanForSemanticSegmentation, TrainingHistory]:
-    """Trains a model, from the beginning or from a checkpoint.
+def train(run: Run) -> VanForSemanticSegmentation:
+    """Train a model, from the beginning or from a checkpoint; the history then ends with its evaluation.
 
     Returns:
-        The model to use, in evaluation mode, with `--ema_decay` the averaged one; and the history, which ends with its
-        evaluation.
+        The model to use, in evaluation mode: with `--ema_decay` the averaged one.
     """
-    output_dir = Path(args.output_dir)
-    run = describe_run(args, recipe, accelerator.num_processes)
+    args, recipe, model, accelerator, history = run.args, run.recipe, run.model, run.accelerator, run.history
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(accelerator.device, memory_format=torch.channels_last)
@@ -156,85 +220,79 @@ def train(
     trained_model = ema.module if ema else model
     optimizer = create_optimizer(model, recipe)
     scheduler = create_scheduler(optimizer, recipe)
-    history = TrainingHistory()
     wrapped_model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(scheduler, history, *([ema] if ema else []))
     # From here on every process has random numbers of its own, for stochastic depth and dropout.
     set_seed(args.seed, device_specific=True)
     if checkpoint := checkpoint_to_resume(args):
         accelerator.load_state(str(checkpoint))
-    first_sample = history.last_step * recipe.total_train_batch_size
-    batches = iter(
-        accelerator.prepare(create_loader(args, recipe, dataset, run["per_device_train_batch_size"], first_sample))
-    )
+    batches = iter(accelerator.prepare(create_loader(run)))
 
-    model.train()
     started = time.perf_counter() - history.seconds
-    progress = progress_bar(accelerator, recipe, history.last_step)
-    while history.last_step < recipe.max_train_steps:
+    progress = progress_bar(run)
+    while True:
+        # A checkpoint is saved before its evaluation, which a resumed run therefore begins with.
+        if evaluation_is_due(run) and not history.is_evaluated:
+            evaluate_model(run, trained_model)
+            history.seconds = time.perf_counter() - started
+        if history.last_step == recipe.max_train_steps:
+            break
+
+        model.train()
         learning_rate = scheduler.get_last_lr()[0]
-        loss, gradient_norm = backward(accelerator, wrapped_model, batches, image_processor, args.max_grad_norm)
-        stop_if_not_finite(accelerator, loss, gradient_norm, history.last_step + 1, output_dir)
+        loss, gradient_norm = backward(run, wrapped_model, batches)
+        stop_if_not_finite(accelerator, loss, gradient_norm, history.last_step + 1, run.output_dir)
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
         if ema:
             ema.update_parameters(model)
         history.add_step(loss, learning_rate)
-        step = history.last_step
-        accelerator.log({"loss": loss, "learning_rate": learning_rate}, step=step)
+        history.seconds = time.perf_counter() - started
+        accelerator.log({"loss": loss, "learning_rate": learning_rate}, step=history.last_step)
         show_progress(progress, loss, learning_rate, recipe.total_train_batch_size)
 
-        if step % recipe.eval_steps == 0 or step == recipe.max_train_steps:
-            prepare_evaluation(trained_model)
-            predict_picture = partial(
-                predict, trained_model, image_processor, dtype=DTYPES[accelerator.mixed_precision]
+        is_checkpoint = args.checkpointing_steps is not None and history.last_step % args.checkpointing_steps == 0
+        if is_checkpoint or evaluation_is_due(run):
+            save_checkpoint(
+                accelerator, run.output_dir, history.last_step, run.describe(), args.checkpoints_total_limit
             )
-            figures = evaluate(accelerator, predict_picture, dataset)
-            history.evaluations.append({"step": step, **figures})
-            accelerator.log({"mean_iou": figures["mean_iou"]}, step=step)
-            if accelerator.is_main_process:
-                progress.write(f"Step {step}: validation mean IoU {figures['mean_iou']:.4f}")
-            model.train()
-        history.seconds = time.perf_counter() - started
-        if step % (args.checkpointing_steps or recipe.eval_steps) == 0:
-            save_checkpoint(accelerator, output_dir, step, run, args.checkpoints_total_limit)
     progress.close()
     prepare_evaluation(trained_model)
-    return trained_model, history
+    return trained_model
 
 
-def backward(
-    accelerator: Accelerator,
-    model: nn.Module,
-    batches: Iterator[dict],
-    image_processor: VanImageProcessor,
-    max_grad_norm: float | None,
-) -> tuple[float, float]:
-    """Accumulates the gradients of one optimizer step.
+def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float, float]:
+    """Accumulate the gradients of one optimizer step.
 
     The loss is the mean over the step's batches, and within each over its pixels that are not ignored, as in
     transformers.
 
+    Args:
+        run: the run.
+        model: the run's model as `accelerator.prepare` has wrapped it.
+        batches: the batches of the rest of the run.
+
     Returns:
         The loss over all processes, and the norm of the gradients before clipping.
     """
+    accelerator = run.accelerator
     total = torch.zeros((), device=accelerator.device)
     for _ in range(accelerator.gradient_accumulation_steps):
         batch = next(batches)
         with accelerator.accumulate(model):
-            pixel_values = normalize(batch["pixel_values"], image_processor)
+            pixel_values = normalize(batch["pixel_values"], run.image_processor)
             loss = model(pixel_values=pixel_values, labels=batch["labels"]).loss
             accelerator.backward(loss)
             total += loss.detach() / accelerator.gradient_accumulation_steps
-    gradient_norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf"))
+    gradient_norm = accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm or float("inf"))
     return accelerator.reduce(total, reduction="mean").item(), float(gradient_norm)
 
 
 def stop_if_not_finite(
     accelerator: Accelerator, loss: float, gradient_norm: float, step: int, output_dir: Path
 ) -> None:
-    """Raises a `FloatingPointError`, on all processes, before NaN or infinity can reach the weights."""
+    """Raise a `FloatingPointError`, on all processes, before NaN or infinity can reach the weights."""
     # In fp16 gradients overflow now and then; accelerate's gradient scaler skips such steps.
     finite = math.isfinite(loss) and (math.isfinite(gradient_norm) or accelerator.scaler is not None)
     if not finite:
@@ -246,27 +304,59 @@ def stop_if_not_finite(
         )
 
 
+def evaluation_is_due(run: Run) -> bool:
+    """Return whether the step that was taken last is one with an evaluation."""
+    step = run.history.last_step
+    return step == run.recipe.max_train_steps or (step > 0 and step % run.recipe.eval_steps == 0)
+
+
+def evaluate_model(run: Run, model: VanForSemanticSegmentation) -> None:
+    """Add a model's figures to the history; where a picture cannot be evaluated, the script ends.
+
+    For all processes to call, when the state is saved: whatever happens here costs no training.
+    """
+    step = run.history.last_step
+    prepare_evaluation(model)
+    try:
+        figures = evaluate(run.accelerator, partial(run.predict, model), run.dataset)
+    except (OSError, ValueError) as error:
+        stop_and_keep(run, f"the evaluation after step {step} failed: {error}")
+    run.history.evaluations.append({"step": step, **figures})
+    run.accelerator.log({"mean_iou": figures["mean_iou"]}, step=step)
+    if run.accelerator.is_main_process:
+        tqdm.write(f"Step {step}: validation mean IoU {figures['mean_iou']:.4f}")
+
+
+def stop_and_keep(run: Run, error: str) -> NoReturn:
+    """End the script with an error that has cost nothing, as the state was saved; for all processes to call."""
+    stop(
+        f"error: {error}\nThe training is kept. When this is mended, go on with the same command and "
+        f"--output_dir {run.output_dir} --resume_from_checkpoint latest",
+        run.accelerator.state,
+    )
+
+
 def prepare_evaluation(model: nn.Module) -> None:
-    """Puts a model into evaluation mode, with the same weights on all processes."""
+    """Put a model into evaluation mode, with the same weights on all processes."""
     model.eval()
     # Each process has BatchNorm statistics of its own; those of the first are the ones that are saved.
     broadcast(list(model.buffers()), from_process=0)
 
 
-def progress_bar(accelerator: Accelerator, recipe: Recipe, initial: int) -> tqdm:
-    """Returns the bar of optimizer steps; where no one watches, as in a log file, it is printed now and then."""
+def progress_bar(run: Run) -> tqdm:
+    """Return the bar of optimizer steps; where no one watches, as in a log file, it is printed now and then."""
     return tqdm(
-        total=recipe.max_train_steps,
-        initial=initial,
+        total=run.recipe.max_train_steps,
+        initial=run.history.last_step,
         desc="Training",
         unit="step",
         mininterval=0.5 if sys.stderr.isatty() else 15,
-        disable=not accelerator.is_main_process,
+        disable=not run.accelerator.is_main_process,
     )
 
 
 def show_progress(progress: tqdm, loss: float, learning_rate: float, batch_size: int) -> None:
-    """Advances the bar by a step."""
+    """Advance the bar by a step."""
     values = {"loss": f"{loss:.3f}", "lr": f"{learning_rate:.1e}"}
     if steps_per_second := progress.format_dict["rate"]:
         values["images/s"] = f"{batch_size * steps_per_second:.0f}"
@@ -274,106 +364,96 @@ def show_progress(progress: tqdm, loss: float, learning_rate: float, batch_size:
     progress.update()
 
 
-def draw_predictions(
-    accelerator: Accelerator,
-    dataset: SegmentationDataset,
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-    folder: Path,
-) -> None:
-    """Saves validation pictures beside truth and prediction, and the first of them by itself, to try the model on."""
-    total = len(dataset.splits["validation"])
-    indices = sorted({idx * total // NUM_PICTURES_SHOWN for idx in range(NUM_PICTURES_SHOWN)})
-    images, references = zip(*(read_validation_example(dataset, idx) for idx in indices), strict=True)
-    dtype = DTYPES[accelerator.mixed_precision]
-    predictions = [predict(model, image_processor, image, dtype=dtype).cpu().numpy() for image in images]
-    references = [labels.numpy() for labels in references]
-    pictures = [to_pil_image(image) for image in images]
-    plot_predictions(
-        pictures, references, predictions, dataset.id2label, folder / "predictions.png", palette=dataset.palette
-    )
-    pictures[0].save(folder / "example.png")
-
-
-def describe_results(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    recipe: Recipe,
-    dataset: SegmentationDataset,
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-    history: TrainingHistory,
-) -> dict:
-    """Returns the content of results.json: figures, and what is needed to judge and to repeat them."""
+def describe_results(run: Run) -> dict:
+    """Return the content of results.json: figures, and what is needed to judge and to repeat them."""
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate")
     return {
-        **history.evaluations[-1],
+        **run.history.evaluations[-1],
         "protocol": {
             "metric": "mean IoU over the labels that occur, from one confusion matrix over all pixels; 255 is ignored",
             "inference": Protocol().describe(),
-            "size": dict(image_processor.size),
+            "size": dict(run.image_processor.size),
         },
         "dataset": {
-            "name": dataset.name,
-            "num_labels": dataset.num_labels,
-            "train": len(dataset.splits["train"]),
-            "validation": len(dataset.splits["validation"]),
+            "name": run.dataset.name,
+            "num_labels": run.dataset.num_labels,
+            "train": len(run.dataset.splits["train"]),
+            "validation": len(run.dataset.splits["validation"]),
         },
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "evaluations": history.evaluations,
-        "seconds": round(history.seconds, 1),
-        "run": describe_run(args, recipe, accelerator.num_processes),
-        "arguments": vars(args),
-        "device": str(accelerator.device),
+        "num_parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "evaluations": run.history.evaluations,
+        "seconds": round(run.history.seconds, 1),
+        "run": run.describe(),
+        "arguments": vars(run.args),
+        "device": str(run.accelerator.device),
         "versions": {"python": platform.python_version(), "van_hf": __version__}
         | {name: version(name) for name in packages},
     }
 
 
-def write_results(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    recipe: Recipe,
-    dataset: SegmentationDataset,
-    model: VanForSemanticSegmentation,
-    image_processor: VanImageProcessor,
-    history: TrainingHistory,
-) -> None:
-    """Writes model, figures and pictures into the output folder, all of them whole or not at all."""
-    output_dir = Path(args.output_dir)
-    staging = output_dir / "results.partial"
+def write_results(run: Run, model: VanForSemanticSegmentation) -> None:
+    """Write model and figures into the output folder, each file whole or not at all, and then the pictures."""
+    staging = run.output_dir / "results.partial"
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    if recipe.max_train_steps > 0:
-        accelerator.unwrap_model(model).save_pretrained(staging)
-        image_processor.save_pretrained(staging)
-        curves = (history.steps, history.losses, history.learning_rates, history.evaluations)
-        plot_training_curves(*curves, staging / "training_curves.png")
-    draw_predictions(accelerator, dataset, model, image_processor, staging)
-    results = describe_results(accelerator, args, recipe, dataset, model, image_processor, history)
-    (staging / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    model.save_pretrained(staging)
+    run.image_processor.save_pretrained(staging)
+    write_json(staging / "results.json", describe_results(run))
     # Without config.json a folder is no model, and with results.json the run is finished: they come last.
     last = ("config.json", "results.json")
     for path in sorted(staging.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
-        os.replace(path, output_dir / path.name)
+        os.replace(path, run.output_dir / path.name)
     staging.rmdir()
+    write_pictures(
+        run.output_dir,
+        {
+            "training_curves.png": partial(draw_curves, run.history),
+            "predictions.png": partial(draw_predictions, run, model),
+            "example.png": partial(draw_example, run),
+        },
+    )
 
 
-def print_summary(args: argparse.Namespace, recipe: Recipe, history: TrainingHistory) -> None:
-    """Says what came out, where it lies, and how to use it."""
-    folder = args.output_dir
-    figures = history.evaluations[-1]
-    print(f"\nValidation mean IoU {figures['mean_iou']:.4f}, after {history.seconds:.0f} s. Results are in {folder}")
+def draw_curves(history: TrainingHistory, path: Path) -> None:
+    """Save the curves of loss, learning rate and mean IoU."""
+    plot_training_curves(history.steps, history.losses, history.learning_rates, history.evaluations, path)
+
+
+def draw_predictions(run: Run, model: VanForSemanticSegmentation, path: Path) -> None:
+    """Save validation pictures beside truth and prediction."""
+    total = len(run.dataset.splits["validation"])
+    indices = sorted({idx * total // NUM_PICTURES_SHOWN for idx in range(NUM_PICTURES_SHOWN)})
+    images, references = zip(*(read_validation_example(run.dataset, idx) for idx in indices), strict=True)
+    plot_predictions(
+        [to_pil_image(image) for image in images],
+        [labels.numpy() for labels in references],
+        [run.predict(model, image).cpu().numpy() for image in images],
+        run.dataset.id2label,
+        path,
+        palette=run.dataset.palette,
+    )
+
+
+def draw_example(run: Run, path: Path) -> None:
+    """Save the first validation picture, to try the model on."""
+    image, _ = read_validation_example(run.dataset, 0)
+    to_pil_image(image).save(path)
+
+
+def print_summary(run: Run) -> None:
+    """Say what came out, where it lies, and how to use it."""
+    figures, seconds = run.history.evaluations[-1], run.history.seconds
+    print(f"\nValidation mean IoU {figures['mean_iou']:.4f}, after {seconds:.0f} s. Results are in {run.output_dir}")
     if missing := describe_missing_labels(figures):
         print(missing)
-    if recipe.max_train_steps > 0:
-        print("\nTo use the model:\n")
-        print("import transformers, van_hf")
-        print(f'transformers.pipeline("image-segmentation", model="{folder}")("{folder}/example.png")')
+    print("\nTo use the model:\n")
+    print("import transformers, van_hf")
+    example = run.output_dir / "example.png"
+    picture = example if example.exists() else "picture.jpg"
+    print(f'transformers.pipeline("image-segmentation", model="{run.output_dir}")("{picture}")')
 
 
 def push_results(args: argparse.Namespace) -> None:
-    """Releases what lies in the output folder on the Hub."""
+    """Release what lies in the output folder on the Hub."""
     from van_hf.hub import collect_files, create_card, push
 
     try:
@@ -389,59 +469,35 @@ def push_results(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Runs the script."""
+    """Run the script."""
     args = parse_arguments(__doc__)
     state = process_state()
-    recipe = resolve_recipe(args)
-    stop_at_problems(find_problems(args, recipe, state), state)
-    per_device, accumulation = batch_sizes(args, recipe, state.num_processes)
-    total = per_device * accumulation * state.num_processes
-    if total != recipe.total_train_batch_size:
-        state.print(
-            f"{total} pictures per step, for the recipe's {recipe.total_train_batch_size} do not work out here"
-        )
-        recipe = replace(recipe, total_train_batch_size=total)
+    stop_at_problems(find_problems(args, state), state)
+    start = load_or_stop(partial(load_start_config, args), "--model_name_or_path", state)
+    recipe = resolve_recipe(args, start)
+    stop_at_problems(find_recipe_problems(args, recipe, state), state)
+    stop_at_problems(find_access_problems(args, state), state)
     warn_of_lone_process(state, "examples/train_seg.py")
-    accelerator = Accelerator(
-        gradient_accumulation_steps=accumulation,
-        mixed_precision=args.mixed_precision,
-        log_with=args.report_to,
-        project_dir=args.output_dir,
-    )
-    if args.report_to is not None:
-        arguments = {name: value for name, value in vars(args).items() if value is not None}
-        accelerator.init_trackers("van_hf", config=arguments)
-    set_seed(args.seed)
-    with accelerator.main_process_first():
-        dataset = load_dataset(args)
-
-    if recipe.max_train_steps == 0:
-        model, image_processor = load_trained(args.model_name_or_path, dataset)
-        model.to(accelerator.device, memory_format=torch.channels_last)
-        started = time.perf_counter()
-        prepare_evaluation(model)
-        predict_picture = partial(predict, model, image_processor, dtype=DTYPES[accelerator.mixed_precision])
-        figures = evaluate(accelerator, predict_picture, dataset)
-        history = TrainingHistory(evaluations=[{"step": 0, **figures}], seconds=time.perf_counter() - started)
-    else:
-        stop_at_problems(find_label_problems(dataset, state), state)
-        model, new = create_model(args, recipe, dataset)
-        longest, shortest = recipe.image_scale
-        image_processor = VanImageProcessor(
-            size={"shortest_edge": shortest, "longest_edge": longest}, do_reduce_labels=dataset.do_reduce_labels
-        )
-        accelerator.print(f"New weights, to be trained from scratch: {', '.join(new) or 'none'}")
-        model, history = train(accelerator, args, recipe, dataset, model, image_processor)
-
-    if accelerator.is_main_process:
-        write_results(accelerator, args, recipe, dataset, model, image_processor, history)
-        print_summary(args, recipe, history)
-    # A process that leaves early can hang the main one as it closes their connection.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    # Last, as the other processes would not wait for as long as an upload may take.
-    if args.push_to_hub and accelerator.is_main_process:
-        push_results(args)
+    with claim_output_dir(args, state, first_output_dir(args), is_used):
+        # Until now another run may have written there.
+        stop_at_problems(find_folder_problems(args), state)
+        run = create_run(args, recipe, state)
+        if args.report_to is not None:
+            arguments = {name: value for name, value in vars(args).items() if value is not None}
+            run.accelerator.init_trackers("van_hf", config=arguments)
+        model = train(run)
+        try:
+            # All wait here: a process that leaves early can hang the main one as it closes their connection.
+            with fail_together():
+                if state.is_main_process:
+                    write_results(run, model)
+                    print_summary(run)
+        except (OSError, ValueError) as error:
+            stop_and_keep(run, f"the results cannot be written: {error}")
+        run.accelerator.end_training()
+        # Last, as the other processes would not wait for as long as an upload may take.
+        if args.push_to_hub and state.is_main_process:
+            push_results(args)
 
 
 if __name__ == "__main__":

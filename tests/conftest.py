@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from van_hf import VanConfig
+from van_hf import VanConfig, files
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "tests" / "programs"  # what tests run in processes of their own
@@ -145,6 +147,33 @@ def paired_folders(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new(mode, (8, 6)).save(path)
     return folder
+
+
+@pytest.fixture(scope="session")
+def box_files(tmp_path_factory) -> Path:
+    """Folder of a dataset like `boxes`, of which each picture and mask is a file; for tests to copy and to damage."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("data") / "box_files"
+    for split, count in {"training": 7, "validation": 5}.items():
+        for kind in ("images", "annotations"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            example = paint_box(rng)
+            example["image"].save(folder / "images" / split / f"{number}.png")
+            example["mask"].save(folder / "annotations" / split / f"{number}.png")
+    (folder / "id2label.json").write_text(json.dumps(BOX_NAMES))
+    return folder
+
+
+@contextmanager
+def held_folders(*folders: Path | str) -> Iterator[subprocess.Popen]:
+    """Let another process, which has a child of its own, claim folders."""
+    command = [sys.executable, Path(__file__).parent / "programs" / "hold_folder.py", files.__file__, *folders]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "claimed\n"
+        yield process
+        process.stdin.close()
+        process.stdout.read()  # ends when all of them have
 
 
 def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path) -> subprocess.Popen:

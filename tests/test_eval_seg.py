@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import datasets
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import BOX_NAMES, finish, launch, paired_folders, tiny_config
+from conftest import BOX_NAMES, finish, held_folders, launch, paired_folders, tiny_config
 from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
@@ -38,6 +40,15 @@ def model(tmp_path_factory) -> Path:
 
 
 SLOW_FIXTURES = {"runs"}
+
+
+@pytest.fixture(scope="module")
+def quick_model(model, tmp_path_factory) -> Path:
+    """The same model for pictures as they are."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    shutil.copytree(model, folder)
+    VanImageProcessor(do_resize=False).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +131,17 @@ def test_figures_are_those_of_the_saved_masks(runs, boxes):
     assert scores["per_category_iou"].tolist() == list(results["iou"].values())
 
 
-def test_whole_pictures(monkeypatch, tmp_path, boxes, model):
+def test_whole_pictures(monkeypatch, tmp_path, boxes, quick_model):
     monkeypatch.chdir(tmp_path)
-    arguments = ("--dataset", boxes, "--model_name_or_path", model)
+    arguments = ("--dataset", boxes, "--model_name_or_path", quick_model)
     run_here(monkeypatch, *arguments)
     folder = tmp_path / "outputs" / "eval-tiny-boxes"
     results = results_of(folder)
     assert results["protocol"]["inference"] == "single scale, whole image, compared at the original size"
     assert 0 <= results["mean_iou"] <= 1
     assert not (folder / "predictions").exists()
-    monkeypatch.setattr(sys, "argv", ["eval_seg.py", *map(str, arguments)])
-    assert eval_seg.parse_arguments("").output_dir == "outputs/eval-tiny-boxes-2"
+    run_here(monkeypatch, *arguments)
+    assert results_of(tmp_path / "outputs" / "eval-tiny-boxes-2")["iou"] == results["iou"]
 
 
 def test_labels_that_the_truth_lacks_are_told(monkeypatch, tmp_path, model, capsys):
@@ -142,9 +153,9 @@ def test_labels_that_the_truth_lacks_are_told(monkeypatch, tmp_path, model, caps
     assert "The truth lacks 2 of the 3 labels: ground, box" in capsys.readouterr().out
 
 
-def test_another_evaluation_is_not_continued(monkeypatch, tmp_path, boxes, model, capsys):
+def test_another_evaluation_is_not_continued(monkeypatch, tmp_path, boxes, quick_model, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ("--dataset", boxes, "--model_name_or_path", model, "--output_dir", "begun")
+    arguments = ("--dataset", boxes, "--model_name_or_path", quick_model, "--output_dir", "begun")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(eval_seg, "append_counts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run_here(patch, *arguments)
@@ -158,6 +169,110 @@ def test_another_evaluation_is_not_continued(monkeypatch, tmp_path, boxes, model
     assert results_of(tmp_path / "begun")["time"]["pictures_in_these_seconds"] == 5
 
 
+def test_damaged_picture_stops_all_processes_and_costs_nothing(monkeypatch, tmp_path, box_files, quick_model):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(eval_seg, "write_pictures", lambda *_: None)
+    data = Path(shutil.copytree(box_files, "data"))
+    arguments = ("--dataset", data, "--model_name_or_path", quick_model, "--output_dir")
+    run_here(monkeypatch, *arguments, "whole")
+
+    picture = data / "images" / "validation" / "3.png"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:100])
+    process = launch(SCRIPT, *arguments, "mended", num_processes=2, cwd=tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert output.count("error: ") == output.count("What was evaluated is kept") == 1
+    assert number_of_records(tmp_path / "mended") == 4
+
+    picture.write_bytes(content)
+    run_here(monkeypatch, *arguments, "mended")
+    whole, mended = results_of(tmp_path / "whole"), results_of(tmp_path / "mended")
+    assert mended["time"]["pictures_in_these_seconds"] == 1
+    assert [whole[name] for name in FIGURES] == [mended[name] for name in FIGURES]
+
+
+def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes, quick_model):
+    monkeypatch.setattr(eval_seg, "plot_predictions", lambda *_, **__: 1 / 0)
+    run_here(monkeypatch, "--dataset", boxes, "--model_name_or_path", quick_model, "--output_dir", tmp_path)
+    output, error = capsys.readouterr()
+    for name in ("best_pictures.png", "worst_pictures.png"):
+        assert f"warning: {tmp_path / name} could not be drawn: division by zero" in error
+    assert f"Results are in {tmp_path}" in output
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"results.json", "per_class.csv", "confusion_matrix.png"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_checkpoint_is_evaluated_in_float32(monkeypatch, tmp_path, boxes, quick_model, dtype):
+    monkeypatch.setattr(eval_seg, "write_pictures", lambda *_: None)
+    model = VanForSemanticSegmentation.from_pretrained(quick_model).to(dtype)
+    results = []
+    for name in ("half", "full"):
+        shutil.copytree(quick_model, tmp_path / name)
+        model.save_pretrained(tmp_path / name)
+        arguments = ("--model_name_or_path", tmp_path / name, "--output_dir", tmp_path / f"{name}_evaluated")
+        run_here(monkeypatch, "--dataset", boxes, *arguments)
+        results.append(results_of(tmp_path / f"{name}_evaluated"))
+        model = model.float()
+    half, full = results
+    assert half["model"]["weights"] == full["model"]["weights"]
+    assert [half[name] for name in FIGURES] == [full[name] for name in FIGURES]
+
+
+def run_refused(monkeypatch, capsys, *arguments: object) -> list[str]:
+    """The problems that an evaluation ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, *arguments)
+    assert stop.value.code == 2
+    headline, *problems = capsys.readouterr().err.split("The arguments have problems:")[1].splitlines()
+    assert headline == "" and all(problem.startswith("- ") for problem in problems)
+    return problems
+
+
+def test_running_evaluation_keeps_its_folder(monkeypatch, capsys, tmp_path, boxes, quick_model):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, "--model_name_or_path", quick_model)
+    with held_folders("outputs/eval-tiny-boxes", "named"):
+        (problem,) = run_refused(monkeypatch, capsys, *arguments, "--output_dir", "named")
+        assert "--output_dir named: another process is writing to named; wait for its end" in problem
+        Path("outputs/eval-tiny-boxes-2").touch()
+        run_here(monkeypatch, *arguments)
+    assert {path.name for path in Path("outputs").iterdir() if path.is_dir()} == {"eval-tiny-boxes-3"}
+
+
+def test_default_folder_that_cannot_be_written_is_a_problem(monkeypatch, capsys, tmp_path, boxes, quick_model):
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").touch()
+    (problem,) = run_refused(monkeypatch, capsys, "--dataset", boxes, "--model_name_or_path", quick_model)
+    assert "--output_dir outputs/eval-tiny-boxes cannot be written to: Not a directory" in problem
+
+
+def test_what_cannot_be_loaded_or_written_is_a_problem_of_the_arguments(
+    monkeypatch, capsys, tmp_path, boxes, quick_model
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    shutil.copytree(quick_model, "damaged")
+    Path("damaged/model.safetensors").write_bytes(b"{}")
+    VanForSemanticSegmentation(tiny_config()).save_pretrained("seven")
+    VanImageProcessor().save_pretrained("seven")
+    before = sorted(Path.cwd().iterdir())
+    expected = {
+        ("--output_dir", "file/out"): "--output_dir file/out cannot be written to: Not a directory",
+        ("--dataset", "none"): "--dataset: dataset 'none' could not be loaded: ",
+        ("--model_name_or_path", "someone/van"): "--model_name_or_path: We couldn't connect to",
+        ("--model_name_or_path", "damaged"): "the weights of damaged cannot be used (SafetensorError: ",
+        ("--model_name_or_path", "seven"): "seven has 7 labels, dataset",
+        ("--metric", "mean_iou"): "--metric: mean_iou could not be loaded from the Hub: ",
+    }
+    for arguments, message in expected.items():
+        arguments = ("--dataset", boxes, "--model_name_or_path", quick_model, *arguments)
+        (problem,) = run_refused(monkeypatch, capsys, *arguments)
+        assert message in problem
+    assert sorted(Path.cwd().iterdir()) == before
+
+
 def test_masks_are_named_as_the_pictures(tmp_path):
     for split, numbers in {"training": (1,), "validation": (7, 3)}.items():
         for number in numbers:
@@ -166,18 +281,12 @@ def test_masks_are_named_as_the_pictures(tmp_path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("L", (2, 2)).save(path)
     dataset = load_segmentation_dataset(tmp_path, id2label=3)
-    assert eval_seg.mask_names(dataset) == ["ADE_valid_00000003.png", "ADE_valid_00000007.png"]
+    evaluation = eval_seg.Evaluation(Namespace(output_dir="out"), dataset, None, None, None)
+    names = ["ADE_valid_00000003.png", "ADE_valid_00000007.png"]
+    assert evaluation.mask_paths() == [Path("out", "predictions", name) for name in names]
     twice = datasets.DatasetDict(validation=datasets.concatenate_datasets([dataset.splits["validation"]] * 2))
     object.__setattr__(dataset, "splits", twice)
-    assert eval_seg.mask_names(dataset) == [f"val_{number:08d}.png" for number in range(1, 5)]
-
-
-def test_hub_metric_without_a_network_says_so(monkeypatch, tmp_path, boxes, model):
-    monkeypatch.chdir(tmp_path)
-    arguments = ("--dataset", boxes, "--model_name_or_path", model, "--metric", "mean_iou")
-    with pytest.raises(SystemExit, match="could not be loaded from the Hub.*\n.*Without --metric"):
-        run_here(monkeypatch, *arguments)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in evaluation.mask_paths()] == [f"val_{number:08d}.png" for number in range(1, 5)]
 
 
 @pytest.mark.parametrize(

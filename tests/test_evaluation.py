@@ -9,13 +9,14 @@ from conftest import paired_folders, tiny_config
 from counts_file import append_counts, read_counts
 from PIL import Image
 
-from van_hf import VanForSemanticSegmentation, VanImageProcessor
+from van_hf import VanForSemanticSegmentation, VanImageProcessor, evaluation
 from van_hf.data import SegmentationDataset, load_segmentation_dataset
 from van_hf.evaluation import (
     PictureResult,
     describe_missing_labels,
     evaluate,
     evaluate_pictures,
+    fail_together,
     load_trained,
     read_validation_example,
 )
@@ -101,6 +102,17 @@ def test_labels_of_one_name_keep_figures_of_their_own(dataset):
     twins = SegmentationDataset("halves", dataset.splits, {0: "crane", 1: "crane", 2: "water"}, True, None)
     figures = evaluate(Accelerator(cpu=True), lambda image: image[0].long().clamp(min=1) - 1, twins)
     assert figures["iou"] == {"crane (0)": 1, "crane (1)": 1, "water": None}
+
+
+def test_an_error_in_one_process_is_raised_by_all(monkeypatch):
+    with fail_together():
+        pass
+    with pytest.raises(KeyError, match="this one"), fail_together():
+        raise KeyError("this one")
+    # What two other processes sent: the second had an error without a message.
+    monkeypatch.setattr(evaluation, "gather_object", lambda own: [*own, None, "EOFError"])
+    with pytest.raises(ValueError, match="EOFError"), fail_together():
+        pass
 
 
 def test_only_the_pictures_asked_for_are_evaluated(dataset):

@@ -23,7 +23,9 @@ from van_hf.inference import (
     Protocol,
     ResizedScores,
     WindowScores,
+    load_config,
     load_model,
+    load_weights,
     multi_scale_flip_inference,
     predict,
     slide_inference,
@@ -281,3 +283,50 @@ def test_bad_arguments_are_named(model, pixel_values):
         slide_inference(model, pixel_values, crop_size=32, stride=48)
     with pytest.raises(ValueError, match="ratios must hold"):
         multi_scale_flip_inference(model, pixel_values, ratios=())
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "saved"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "segformer"}', "is a model of the type 'segformer'; it must be 'van'"),
+        # That it comes with code is no reason to ask whether to run it.
+        ('{"model_type": "new", "auto_map": {"AutoConfig": "new.NewConfig"}}', "is a model of the type 'new'"),
+        ('{"model_type": "van", "depths": "many"}', "config.json of .* cannot be used .*depths"),
+        ('{"depths": [1, 1, 1, 1]}', "has no config.json with a model_type"),
+        ("[]", "config.json of .* cannot be used"),
+    ],
+)
+def test_configurations_that_are_no_vans_are_named(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_config(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_are_loaded_in_float32(model, saved, tmp_path, dtype):
+    copy.deepcopy(model).to(dtype).save_pretrained(tmp_path)
+    config = load_config(str(tmp_path))
+    loaded, new = load_weights(str(tmp_path), config)
+    assert new == [] and {value.dtype for value in loaded.parameters()} == {torch.float32}
+    assert all(map(torch.equal, loaded.parameters(), copy.deepcopy(model).to(dtype).float().parameters()))
+    loaded.save_pretrained(tmp_path / "again")
+    assert load_config(str(tmp_path / "again")).dtype == torch.float32
+
+    _, new = load_weights(str(saved), tiny_config("semantic_fpn", num_labels=3))
+    assert new == ["decode_head.classifier"]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", b"\x80\x02}q\x00X"])
+def test_damaged_weights_are_named(saved, tmp_path, content):
+    shutil.copy(saved / "config.json", tmp_path)
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="the weights of .* cannot be used"):
+            load_weights(str(tmp_path), load_config(str(tmp_path)))

@@ -474,7 +474,7 @@ def test_what_is_no_whole_model_is_refused(unconnected, folder, spoil, message):
         ({"name": None}, "results.json names no model"),
         ("van", "results.json names no model"),
         (None, "results.json names no model"),
-        ({"name": "broken"}, "broken has damaged weights"),
+        ({"name": "broken"}, "broken cannot be used"),
         ({"name": "other"}, "is a model of the type 'vit'; it must be 'van'"),
     ],
 )

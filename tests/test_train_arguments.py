@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 import train_arguments
 from accelerate import PartialState
+from conftest import tiny_config
+
+from van_hf import VanForSemanticSegmentation
+from van_hf.training import Recipe
+
+CLASSIFIER = Path(__file__).parent / "fixtures" / "hub_van_tiny"
+LONG_NAME = "x" * 300
 
 
 @pytest.fixture
@@ -21,8 +28,16 @@ def parse(monkeypatch, tmp_path):
     return parse
 
 
+def resolve_recipe(args: Namespace) -> Recipe:
+    return train_arguments.resolve_recipe(args, train_arguments.load_start_config(args))
+
+
 def problems(args: Namespace) -> list[str]:
-    return train_arguments.find_problems(args, train_arguments.resolve_recipe(args), PartialState(cpu=True))
+    state = PartialState(cpu=True)
+    if found := train_arguments.find_problems(args, state):
+        return found
+    found = train_arguments.find_recipe_problems(args, resolve_recipe(args), state)
+    return found or train_arguments.find_access_problems(args, state)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +48,13 @@ def problems(args: Namespace) -> list[str]:
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
         (["--mixed_precision", "fp16", "--ema_decay", 1], ["mixed_precision", "ema_decay"]),
         (["--id2label", "none.json", "--model_name_or_path", "./none"], ["id2label", "model_name_or_path"]),
-        (["--max_train_steps", 0, "--resume_from_checkpoint", "a/b"], ["max_train_steps", "nothing", "complete"]),
-        (["--learning_rate", "nan", "--resume_from_checkpoint", "latest"], ["learning_rate", "latest"]),
+        (
+            ["--max_train_steps", 0, "--resume_from_checkpoint", "a/b"],
+            ["1 or more, got 0; examples/eval_seg.py", "a/b"],
+        ),
+        (["--learning_rate", "nan", "--resume_from_checkpoint", "latest"], ["learning_rate", "latest needs"]),
+        (["--resume_from_checkpoint", "latest", "--output_dir", "none"], ["latest found no checkpoint"]),
+        (["--resume_from_checkpoint", LONG_NAME, "--id2label", LONG_NAME], ["not a folder of", "is not a file"]),
         (["--total_train_batch_size", 9, "--per_device_train_batch_size", 2], ["total_train_batch_size"]),
         (["--total_train_batch_size", 1], ["per_device_train_batch_size"]),
     ],
@@ -51,7 +71,7 @@ def test_all_problems_are_reported_at_once(parse, arguments, expected):
     [
         [],
         ["--dataset", "ade20k", "--recipe", "upernet_160k", "--model_size", "b0"],
-        ["--dataset", "ade20k", "--recipe", "semantic_fpn_40k", "--model_name_or_path", "someone/van"],
+        ["--dataset", "ade20k", "--recipe", "semantic_fpn_40k", "--model_name_or_path", CLASSIFIER],
     ],
 )
 def test_what_is_right_is_no_problem(parse, arguments):
@@ -60,7 +80,7 @@ def test_what_is_right_is_no_problem(parse, arguments):
 
 def test_arguments_change_the_recipe(parse):
     original = train_arguments.RECIPES["upernet_160k"]
-    recipe = train_arguments.resolve_recipe(parse("--recipe", "upernet_160k", "--learning_rate", 1, "--crop_size", 64))
+    recipe = resolve_recipe(parse("--recipe", "upernet_160k", "--learning_rate", 1, "--crop_size", 64))
     assert (recipe.learning_rate, recipe.crop_size) == (1, 64)
     assert (recipe.weight_decay, recipe.decode_head) == (original.weight_decay, original.decode_head)
 
@@ -78,23 +98,52 @@ def test_arguments_change_the_recipe(parse):
 )
 def test_accumulation_follows_from_the_devices(parse, given, num_processes, expected):
     args = parse("--recipe", "upernet_160k", *given)
-    recipe = train_arguments.resolve_recipe(args)
+    recipe = resolve_recipe(args)
     assert train_arguments.batch_sizes(args, recipe, num_processes) == expected
 
 
 def test_decoding_at_reduced_size_is_part_of_the_run(parse):
     for given in ([], ["--jpeg_draft"]):
         args = parse(*given)
-        run = train_arguments.describe_run(args, train_arguments.resolve_recipe(args), 1)
+        run = train_arguments.describe_run(args, resolve_recipe(args), 1)
         assert run["jpeg_draft"] is args.jpeg_draft is bool(given)
 
 
-def test_default_folder_is_a_new_one(parse, tmp_path):
-    assert parse().output_dir == "outputs/van-scenes"
-    (tmp_path / "outputs" / "van-scenes").mkdir(parents=True)
-    (tmp_path / "outputs" / "van-scenes" / "results.json").touch()
-    assert parse().output_dir == "outputs/van-scenes-2"
+def test_folder_of_a_checkpoint_is_the_output_folder(parse):
+    assert parse().output_dir is None
     assert parse("--resume_from_checkpoint", "runs/a/checkpoint-3").output_dir == "runs/a"
+
+
+def test_home_folder_is_written_in_full(parse, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = parse("--output_dir=~/out", "--dataset=~/data", "--model_name_or_path=~/van", "--id2label=~/names.json")
+    assert (args.output_dir, args.dataset) == (f"{tmp_path}/out", f"{tmp_path}/data")
+    assert (args.model_name_or_path, args.id2label) == (f"{tmp_path}/van", f"{tmp_path}/names.json")
+
+
+def test_head_that_is_trained_is_decided_once(parse, tmp_path):
+    VanForSemanticSegmentation(tiny_config("semantic_fpn")).save_pretrained("whole")
+    start = ("--recipe", "upernet_160k", "--model_name_or_path")
+    heads = {
+        (*start, "whole"): "semantic_fpn",
+        (*start, "whole", "--decode_head", "upernet"): "upernet",
+        # The architecture is that of the size, not of the model whose weights it starts from.
+        (*start, "whole", "--model_size", "b0"): "upernet",
+        # What this classifier's configuration says of a decode head is only the default.
+        ("--recipe", "semantic_fpn_40k", "--model_name_or_path", CLASSIFIER): "semantic_fpn",
+    }
+    for arguments, head in heads.items():
+        args = parse(*arguments)
+        recipe = resolve_recipe(args)
+        assert recipe.decode_head == train_arguments.describe_run(args, recipe, 1)["decode_head"] == head
+    alone = ("--per_device_train_batch_size", 1)
+    assert problems(parse(*start, "whole", *alone)) == []
+    for given, maps in {
+        ("--decode_head", "upernet"): "UperNet's pooled maps",
+        ("--crop_size", 32): "the smallest",
+    }.items():
+        (problem,) = problems(parse(*start, "whole", *alone, *given))
+        assert f"--per_device_train_batch_size must be 2 or more: {maps}" in problem
 
 
 @pytest.mark.parametrize(
@@ -102,10 +151,6 @@ def test_default_folder_is_a_new_one(parse, tmp_path):
     [
         (["--push_to_hub"], ["--hub_model_id"]),
         (["--push_to_hub", "--hub_model_id", "van"], ["owner/name"]),
-        (
-            ["--push_to_hub", "--hub_model_id", "me/van", "--max_train_steps", 0],
-            ["--model_name_or_path", "no model to"],
-        ),
         (["--hub_model_id", "me/van", "--hub_private_repo"], ["--hub_model_id", "--hub_private_repo"]),
         # The tests run offline.
         (["--push_to_hub", "--hub_model_id", "me/van"], ["HF_HUB_OFFLINE is set"]),

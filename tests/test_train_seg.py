@@ -3,18 +3,25 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
+import eval_seg
 import pytest
 import torch
 import train_seg
-from accelerate import Accelerator, PartialState
-from conftest import BOX_NAMES, finish, launch, paired_folders
+from accelerate import Accelerator
+from conftest import BOX_NAMES, finish, held_folders, launch, paired_folders, tiny_config
 from PIL import Image
 from safetensors.torch import load_file
+
+from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf.training import complete_checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
 
@@ -46,11 +53,35 @@ def runs(boxes, tmp_path_factory) -> Path:
     return folder
 
 
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def assert_same_weights(*folders: Path) -> None:
+    first, second = (load_file(folder / "model.safetensors") for folder in folders)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def run_here(monkeypatch, script: ModuleType, *arguments: object) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+    script.main()
+
+
+def run_refused(monkeypatch, capsys, *arguments: object) -> list[str]:
+    """The problems that a run ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, train_seg, *arguments)
+    assert stop.value.code == 2
+    headline, *problems = capsys.readouterr().err.split("The arguments have problems:")[1].splitlines()
+    assert headline == "" and all(problem.startswith("- ") for problem in problems)
+    return problems
+
+
 def test_resumed_run_ends_with_the_same_weights(runs):
-    whole, resumed = (load_file(runs / name / "model.safetensors") for name in ("whole", "resumed"))
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    whole, resumed = (json.loads((runs / name / "results.json").read_text()) for name in ("whole", "resumed"))
+    assert_same_weights(runs / "whole", runs / "resumed")
+    whole, resumed = (results_of(runs / name) for name in ("whole", "resumed"))
     assert whole["evaluations"] == resumed["evaluations"]
     assert whole["run"] == resumed["run"]
     states = [torch.load(runs / name / "checkpoint-6" / "optimizer.bin") for name in ("whole", "resumed")]
@@ -59,7 +90,7 @@ def test_resumed_run_ends_with_the_same_weights(runs):
 
 
 def test_run_leaves_model_figures_and_pictures(runs):
-    results = json.loads((runs / "whole" / "results.json").read_text())
+    results = results_of(runs / "whole")
     assert 0 <= results["mean_iou"] <= 1
     assert results["iou"].keys() == set(BOX_NAMES.values())
     assert [evaluation["step"] for evaluation in results["evaluations"]] == [3, 6]
@@ -87,24 +118,12 @@ def test_printed_lines_use_the_model(runs, monkeypatch):
     assert segments[0]["mask"].size == Image.open(runs / "whole" / "example.png").size
 
 
-def test_two_processes_evaluate_as_one(runs, boxes):
-    arguments = ("--dataset", boxes, "--recipe", "scenes", "--max_train_steps", 0)
-    arguments += ("--model_name_or_path", "whole", "--output_dir", "evaluated")
-    finish(launch(SCRIPT, *arguments, num_processes=2, cwd=runs))
-    evaluated = json.loads((runs / "evaluated" / "results.json").read_text())
-    trained = json.loads((runs / "whole" / "results.json").read_text())
-    assert (trained["run"]["num_processes"], evaluated["run"]["num_processes"]) == (1, 2)
-    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "iou"):
-        assert evaluated[name] == trained[name]
-    assert not (runs / "evaluated" / "model.safetensors").exists()
-
-
-def test_two_processes_train(runs, boxes):
+def test_two_processes_train(monkeypatch, runs, boxes):
     arguments = ("--dataset", boxes, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "semantic_fpn")
     arguments += ("--max_train_steps", 2, "--report_to", "tensorboard", "--output_dir", "parallel")
     output = finish(launch(SCRIPT, *arguments, num_processes=2, cwd=runs))
     assert "New weights, to be trained from scratch: decode_head" in output
-    results = json.loads((runs / "parallel" / "results.json").read_text())
+    results = results_of(runs / "parallel")
     assert results["run"]["num_processes"] == 2
     assert results["run"]["gradient_accumulation_steps"] == 1
     assert list((runs / "parallel").rglob("events.out.tfevents*"))
@@ -112,29 +131,180 @@ def test_two_processes_train(runs, boxes):
     name = "van.encoder.stages.0.embeddings.convolution.weight"
     assert 0 < (before[name] - after[name]).abs().max() < 0.02
 
-
-def problems(monkeypatch, *arguments: object) -> list[str]:
-    monkeypatch.setattr(sys, "argv", ["train_seg.py", *map(str, arguments)])
-    args = train_seg.parse_arguments("")
-    return train_seg.find_problems(args, train_seg.resolve_recipe(args), PartialState(cpu=True))
-
-
-def test_runs_are_kept_apart(monkeypatch, runs, boxes):
+    # One process evaluates as the two did.
     monkeypatch.chdir(runs)
-    data = ("--dataset", boxes)
-    (problem,) = problems(monkeypatch, *data, *TRAINING, "--output_dir", "whole")
+    run_here(
+        monkeypatch, eval_seg, "--dataset", boxes, "--model_name_or_path", "parallel", "--output_dir", "evaluated"
+    )
+    evaluated = results_of(runs / "evaluated")
+    assert evaluated["num_processes"] == 1
+    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "iou"):
+        assert evaluated[name] == results[name]
+
+
+def test_runs_are_kept_apart(monkeypatch, capsys, runs, boxes):
+    monkeypatch.chdir(runs)
+    refused = partial(run_refused, monkeypatch, capsys, "--dataset", boxes, *TRAINING)
+    (problem,) = refused("--output_dir", "whole")
     assert "finished run" in problem
 
-    resume = ("--resume_from_checkpoint", "whole/checkpoint-6", "--output_dir", "elsewhere")
-    assert problems(monkeypatch, *data, *TRAINING, *resume) == []
-    found = problems(monkeypatch, *data, *TRAINING, *resume, "--seed", 5, "--max_train_steps", 9)
-    assert [problem.split()[0] for problem in found] == ["max_train_steps", "seed"]
-    assert "seed is 5" in found[1]
+    resume = ("--resume_from_checkpoint", "whole/checkpoint-6", "--output_dir")
+    found = refused(*resume, "elsewhere", "--seed", 5, "--max_train_steps", 9)
+    assert [problem.split()[1] for problem in found] == ["max_train_steps", "seed"]
+    assert "seed is 5" in found[1] and not (runs / "elsewhere").exists()
 
-    resume = ("--resume_from_checkpoint", "whole/checkpoint-6", "--output_dir", "resumed")
-    (runs / "resumed" / "results.json").rename(runs / "results.json")
-    (problem,) = problems(monkeypatch, *data, *TRAINING, *resume)
+    results = (runs / "resumed" / "results.json").rename(runs / "results.json")
+    (problem,) = refused(*resume, "resumed")
     assert "another run" in problem
+    results.rename(runs / "resumed" / "results.json")
+
+
+SHORT = (*TRAINING, "--max_train_steps", 1, "--eval_steps", 1)
+
+
+def test_damaged_validation_picture_costs_nothing(monkeypatch, capsys, tmp_path, box_files):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    data = Path(shutil.copytree(box_files, "data"))
+    arguments = ("--dataset", data, *TRAINING, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "whole")
+
+    picture = data / "images" / "validation" / "3.png"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:100])
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, train_seg, *arguments, "mended")
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert "the evaluation after step 3 failed: " in error
+    assert "--output_dir mended --resume_from_checkpoint latest" in error
+    assert {path.name for path in Path("mended").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+
+    picture.write_bytes(content)
+    run_here(monkeypatch, train_seg, *arguments, "mended", "--resume_from_checkpoint", "latest")
+    assert_same_weights(Path("whole"), Path("mended"))
+    assert results_of(Path("whole"))["evaluations"] == results_of(Path("mended"))["evaluations"]
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_run_stopped_in_an_evaluation_begins_with_it(monkeypatch, tmp_path, runs, boxes, step):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+
+    def stop_at_step(run, model):
+        if run.history.last_step == step:
+            raise KeyboardInterrupt
+        return evaluate_model(run, model)
+
+    evaluate_model = train_seg.evaluate_model
+    arguments = ("--dataset", boxes, *TRAINING, "--output_dir", tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_seg, "evaluate_model", stop_at_step)
+        run_here(patch, train_seg, *arguments)
+    assert complete_checkpoints(tmp_path)[-1].name == f"checkpoint-{step}"
+    run_here(monkeypatch, train_seg, *arguments, "--resume_from_checkpoint", "latest")
+    assert_same_weights(runs / "whole", tmp_path)
+    assert results_of(runs / "whole")["evaluations"] == results_of(tmp_path)["evaluations"]
+
+
+def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.setattr(train_seg, "plot_training_curves", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(train_seg, "draw_example", lambda *_: 1 / 0)
+    run_here(monkeypatch, train_seg, "--dataset", boxes, *SHORT, "--output_dir", tmp_path)
+    output, error = capsys.readouterr()
+    for name in ("training_curves.png", "example.png"):
+        assert f"warning: {tmp_path / name} could not be drawn: division by zero" in error
+    assert results_of(tmp_path)["mean_iou"] >= 0 and (tmp_path / "model.safetensors").exists()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"predictions.png"}
+    assert '("picture.jpg")' in output
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_checkpoint_is_trained_in_float32(monkeypatch, tmp_path, boxes, dtype):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    model = VanForSemanticSegmentation(VanConfig(**train_seg.MINI)).to(dtype)
+    model.save_pretrained("half")
+    model.float().save_pretrained("full")
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 2, "--eval_steps", 1, "--output_dir", "out")
+    run_here(monkeypatch, train_seg, *arguments, "--model_name_or_path", "full")
+    Path("out").rename("from_full")
+    arguments += ("--model_name_or_path", "half")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_here(patch, train_seg, *arguments)
+    run_here(monkeypatch, train_seg, *arguments, "--resume_from_checkpoint", "latest")
+    assert_same_weights(Path("from_full"), Path("out"))
+    assert {tensor.dtype for tensor in load_file("out/model.safetensors").values()} == {torch.float32, torch.int64}
+    assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"
+
+
+def test_head_of_the_start_model_is_trained_and_recorded(monkeypatch, tmp_path, boxes):
+    monkeypatch.chdir(tmp_path)
+    VanForSemanticSegmentation(tiny_config("semantic_fpn")).save_pretrained("start")
+    # UperNet, the recipe's head, could not be trained on single pictures.
+    arguments = ("--recipe", "upernet_160k", "--model_name_or_path", "start", "--total_train_batch_size", 1)
+    arguments += ("--crop_size", 64, "--max_train_steps", 1, "--dataloader_num_workers", 0, "--output_dir", "out")
+    run_here(monkeypatch, train_seg, "--dataset", boxes, *arguments)
+    recorded = [results_of(Path("out"))["run"]]
+    recorded += [json.loads(Path("out", name).read_text()) for name in ("config.json", "checkpoint-1/run.json")]
+    assert [content["decode_head"] for content in recorded] == ["semantic_fpn"] * 3
+
+
+def test_running_run_keeps_its_folder(monkeypatch, capsys, tmp_path, runs, boxes):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING)
+    shutil.copytree(runs / "whole" / "checkpoint-6", "resumed/checkpoint-6")
+    with held_folders("outputs/van-boxes", "named", "resumed"):
+        for folder in (["named"], ["resumed", "--resume_from_checkpoint", "latest"]):
+            (problem,) = run_refused(monkeypatch, capsys, *arguments, "--output_dir", *folder)
+            assert f"--output_dir {folder[0]}: another process is writing to {folder[0]}; wait for" in problem
+        run_here(monkeypatch, train_seg, "--dataset", boxes, *SHORT)
+    assert {path.name for path in Path("outputs").iterdir()} == {"van-boxes-2"}
+    assert results_of(Path("outputs/van-boxes-2"))["arguments"]["output_dir"] == "outputs/van-boxes-2"
+
+
+def change_config(model: Path, **fields: object) -> None:
+    content = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(content | fields))
+
+
+def test_what_cannot_be_loaded_or_written_is_a_problem_of_the_arguments(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_seg, "train", None)  # nothing may be trained
+    start = VanForSemanticSegmentation(tiny_config())
+    for name in ("other", "field", "weights"):
+        start.save_pretrained(name)
+    Path("file").touch()
+    change_config(Path("other"), model_type="segformer")
+    change_config(Path("field"), depths="many")
+    weights = Path("weights/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    before = sorted(Path.cwd().iterdir())
+    expected = {
+        ("--output_dir", "file/out"): "--output_dir file/out cannot be written to: Not a directory",
+        ("--output_dir", "x" * 300): "cannot be written to: File name too long",
+        ("--dataset", "none"): "--dataset: dataset 'none' could not be loaded: ",
+        ("--train_split", "train[90%:"): "--dataset: train_split='train[90%:' does not fit",
+        ("--model_name_or_path", "someone/van"): "--model_name_or_path: We couldn't connect to",
+        ("--model_name_or_path", "other"): "other is a model of the type 'segformer'; it must be 'van'",
+        (
+            "--model_name_or_path",
+            "field",
+        ): "the config.json of field cannot be used (Validation error for field ",
+        ("--model_name_or_path", "weights"): "the weights of weights cannot be used (SafetensorError: ",
+    }
+    for arguments, message in expected.items():
+        found = run_refused(monkeypatch, capsys, "--dataset", boxes, *TRAINING, "--model_size", "b0", *arguments)
+        assert len(found) == 1 and message in found[0]
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+def test_one_of_two_processes_reports_a_problem(tmp_path):
+    done = launch(SCRIPT, "--dataset", "none", *TRAINING, num_processes=2, cwd=tmp_path)
+    output, _ = done.communicate(timeout=300)
+    assert done.returncode != 0 and list(tmp_path.iterdir()) == []
+    assert output.count("- --dataset: dataset 'none' could not be loaded: ") == 1
+    assert "exitcode  : 2 " in output
 
 
 def test_problems_end_the_script_before_anything_is_loaded(monkeypatch, tmp_path, capsys):

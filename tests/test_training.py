@@ -119,9 +119,12 @@ def test_ema_averages_weights_and_running_statistics():
 
 def test_history_survives_its_state_dict():
     history = TrainingHistory()
-    assert history.last_step == 0
+    assert history.last_step == 0 and not history.is_evaluated
     history.add_step(1.5, 0.1)
+    history.evaluations.append({"step": 1, "mean_iou": 0.25})
+    assert history.is_evaluated
     history.add_step(1.25, 0.2)
+    assert not history.is_evaluated
     history.evaluations.append({"step": 2, "mean_iou": 0.5})
     history.seconds = 3.0
 

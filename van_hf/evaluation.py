@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from .data import SegmentationDataset, read_example
@@ -73,9 +74,10 @@ def evaluate_pictures(
     indices: Sequence[int],
     counted: torch.Tensor | None = None,
 ) -> Iterator[PictureResult]:
-    """Predict this process's share of validation pictures, each by itself, behind a progress bar.
+    """Predict this process's share of validation pictures, each by itself, and show a progress bar.
 
-    Close the generator (`contextlib.closing`) where what is done with the results may fail, or its threads go on.
+    Close the generator (`contextlib.closing`) if what is done with the results may fail: otherwise its threads go on
+    predicting.
 
     Args:
         accelerator: Tells the processes apart.
@@ -115,7 +117,7 @@ def evaluate_pictures(
             if not progress.disable:
                 mean_iou = scores_from_confusion_matrix(matrix)["mean_iou"]
                 progress.set_postfix({"mIoU": f"{mean_iou:.4f}"}, refresh=False)
-            # The bar is about all processes, which are as fast as this one.
+            # The bar is for all processes, and takes them to be as fast as this one.
             progress.update(min(accelerator.num_processes, total - progress.n))
     finally:
         progress.close()
@@ -125,9 +127,10 @@ def evaluate_pictures(
 def evaluate(
     accelerator: Accelerator, predict: Callable[[torch.Tensor], torch.Tensor], dataset: SegmentationDataset
 ) -> dict:
-    """Score predictions on the validation split, which is dealt out to the processes; all of them must call this.
+    """Score predictions on the validation split, which is dealt out to the processes; for all of them to call.
 
-    Integers are added up, so that the figures depend neither on the number of processes nor on that of threads.
+    Counts of pixels are added up, which are integers: the figures depend neither on the number of processes nor on
+    that of threads. An error in one process is raised by all, see [`fail_together`].
 
     Args:
         accelerator, predict, dataset: See [`evaluate_pictures`].
@@ -137,11 +140,33 @@ def evaluate(
     """
     matrix = torch.zeros(dataset.num_labels, dataset.num_labels, dtype=torch.int64)
     pictures = range(len(dataset.splits["validation"]))
-    with closing(evaluate_pictures(accelerator, predict, dataset, pictures)) as results:
+    with fail_together(), closing(evaluate_pictures(accelerator, predict, dataset, pictures)) as results:
         for result in results:
             matrix += result.counts
     matrix = accelerator.reduce(matrix.to(accelerator.device), reduction="sum")
     return figures_by_label(scores_from_confusion_matrix(matrix), dataset.id2label)
+
+
+@contextmanager
+def fail_together() -> Iterator[None]:
+    """Run a block on all processes, and wait for each at its end; if it fails in one of them, it fails in all.
+
+    Otherwise the others would wait in vain for the one that failed.
+
+    Raises:
+        ValueError: the block failed in another process; the message is the same as there.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    messages = gather_object([failure and (str(failure) or type(failure).__name__)])
+    if failure is not None:
+        raise failure
+    for message in messages:
+        if message is not None:
+            raise ValueError(message)
 
 
 def figures_by_label(scores: dict, id2label: dict[int, str]) -> dict:

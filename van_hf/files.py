@@ -1,11 +1,22 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Files that are there whole or not at all, and JSON that is what it should be."""
+"""Files that are there whole or not at all, JSON that is what it should be, and folders for one process alone."""
 
+import errno
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+LOCK = ".lock"
+PROBE_SIZE = 4096  # bytes; an empty file can be made even on a full disk
 
 
 def read_json(path: Path) -> dict:
@@ -42,9 +53,73 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text, UTF-8, as [`write_whole`] does."""
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    # What is not UTF-8 in the name of a file becomes an escape, which JSON reads back as it was.
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write an object as indented JSON, as [`write_whole`] does."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def claim_folder(folder: Path) -> Iterator[bool]:
+    """Keep a folder for this process to write to, until the block ends or the process dies, however it does.
+
+    The folder is made if it is missing, and removed again if nothing was written to it. What tells other processes is
+    a lock on the file `.lock` in it; after a process was killed the file is still there, and means nothing.
+
+    Yields:
+        Whether no other process can have the folder. False if it was there before, on a file system without locks.
+
+    Raises:
+        BlockingIOError: another process has claimed the folder.
+        OSError: the folder cannot be made or written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True)
+            is_new = True
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            is_new = False
+        with tempfile.NamedTemporaryFile(prefix=".partial-", dir=folder, buffering=0) as probe:
+            probe.write(bytes(PROBE_SIZE))
+            os.fsync(probe.fileno())  # on network file systems only now would a full disk show
+        lock = _lock(folder / LOCK)
+        try:
+            yield is_new or lock is not None
+        finally:
+            if lock is not None:
+                with suppress(OSError):
+                    os.unlink(folder / LOCK)
+                os.close(lock)
+    finally:
+        for path in made:
+            with suppress(OSError):  # most often because it is not empty
+                path.rmdir()
+
+
+def _lock(path: Path) -> int | None:
+    """Return a descriptor of a file that is locked until it is closed; None where files cannot be locked."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        # The locks of flock would be inherited by the processes of data loaders, which outlive one that is killed.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise BlockingIOError(f"another process is writing to {path.parent}") from error
+        with suppress(OSError):
+            os.unlink(path)
+        return None
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    # The process that had it locked has just removed it.
+    os.close(descriptor)
+    return _lock(path)

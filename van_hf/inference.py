@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .model.configuration_van import VanConfig
 from .model.image_processing_van import VanImageProcessor
@@ -201,16 +201,8 @@ def load_model(
             there is no such device.
         OSError: it cannot be found.
     """
-    with _named(name_or_path, "config.json"):
-        config = AutoConfig.from_pretrained(name_or_path)
-    if not isinstance(config, VanConfig):
-        raise ValueError(f"{name_or_path} is a model of the type {config.model_type!r}; it must be 'van'")
-    with _named(name_or_path, "weights"):
-        # Weights of other shapes are named below, with those that are missing.
-        model, info = VanForSemanticSegmentation.from_pretrained(
-            name_or_path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    if new := new_weights(info):
+    model, new = load_weights(name_or_path, load_config(name_or_path))
+    if new:
         raise ValueError(
             f"{name_or_path} is no trained segmentation model: it has no weights for {', '.join(new)};"
             " examples/train_seg.py makes one from it"
@@ -225,6 +217,49 @@ def load_model(
     return model.eval(), image_processor
 
 
+def load_config(name_or_path: str) -> VanConfig:
+    """Return the configuration of a VAN of any kind.
+
+    Args:
+        name_or_path: a folder, or a model of the Hub.
+
+    Raises:
+        ValueError: it is another kind of model, or its config.json is damaged.
+        OSError: it cannot be found.
+    """
+    with _named(name_or_path, "config.json"):
+        model_type = VanConfig.get_config_dict(name_or_path)[0].get("model_type")
+    if model_type is None:
+        raise ValueError(f"{name_or_path} has no config.json with a model_type; it must be 'van'")
+    if model_type != VanConfig.model_type:
+        raise ValueError(f"{name_or_path} is a model of the type {model_type!r}; it must be 'van'")
+    with _named(name_or_path, "config.json"):
+        return VanConfig.from_pretrained(name_or_path)
+
+
+def load_weights(name_or_path: str, config: VanConfig) -> tuple[VanForSemanticSegmentation, list[str]]:
+    """Load the weights of a VAN of any kind into a segmentation model, in float32 whatever they were saved in.
+
+    Args:
+        name_or_path: a folder, or a model of the Hub.
+        config: what the segmentation model is to be like.
+
+    Returns:
+        The model; and its modules, by their first two names, that there were no weights of these shapes for: theirs
+        are new, to be trained.
+
+    Raises:
+        ValueError: the weights are damaged, or do not fit the backbone.
+        OSError: there are none.
+    """
+    with _named(name_or_path, "weights"):
+        model, info = VanForSemanticSegmentation.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    return model, sorted({".".join(key.split(".")[:2]) for key in keys})
+
+
 @contextmanager
 def _named(name_or_path: str, part: str) -> Iterator[None]:
     """Turn the many kinds of errors that damaged files raise into a ValueError that names the part of the model."""
@@ -237,12 +272,6 @@ def _named(name_or_path: str, part: str) -> Iterator[None]:
         raise ValueError(
             f"the {part} of {name_or_path} cannot be used ({reason}); download or save it again"
         ) from error
-
-
-def new_weights(info: dict) -> list[str]:
-    """Return the modules that `from_pretrained` had no fitting weights for, by their first two names."""
-    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    return sorted({".".join(key.split(".")[:2]) for key in keys})
 
 
 def digest_of_weights(model: VanForSemanticSegmentation) -> str:

@@ -2,18 +2,20 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How VAN segmentation models are trained: recipes, optimizer, schedule, weight average, history, checkpoints."""
 
-import json
 import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from glob import glob
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .files import write_json
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ RECIPES = {
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[str] = ("norm",)) -> list[dict]:
-    """Splits a model's trainable parameters into AdamW's groups with and without weight decay.
+    """Split a model's trainable parameters into AdamW's groups with and without weight decay.
 
     The rule is by name, as in the authors' recipe: the backbone's normalization layers are not decayed, the decode
     heads' BatchNorms, which are called `bn`, and all biases are.
@@ -123,13 +125,13 @@ def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[s
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Returns the recipe's AdamW over a model's trainable parameters."""
+    """Return the recipe's AdamW over a model's trainable parameters."""
     groups = parameter_groups(model, recipe.weight_decay, recipe.no_decay)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Returns the learning rate at a step as a share of the peak: polynomial decay times linear warmup.
+    """Return the learning rate at a step as a share of the peak: polynomial decay times linear warmup.
 
     This is mmcv's "poly" policy with linear warmup by iteration: the decay runs from step 0, and the warmup scales
     what the decay gives.
@@ -148,12 +150,12 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def create_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
-    """Returns the scheduler of `learning_rate_factor`, to be stepped once per optimizer step."""
+    """Return the scheduler of `learning_rate_factor`, to be stepped once per optimizer step."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, recipe=recipe))
 
 
 def create_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Returns an exponential moving average of a model, to be updated with `update_parameters` after each step.
+    """Return an exponential moving average of a model, to be updated with `update_parameters` after each step.
 
     The buffers are averaged too, since BatchNorm's running statistics must belong to the averaged weights; the
     first update copies the model.
@@ -189,29 +191,34 @@ class TrainingHistory:
         """Number of optimizer steps taken."""
         return self.steps[-1] if self.steps else 0
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the model of the last step was evaluated."""
+        return bool(self.evaluations) and self.evaluations[-1]["step"] == self.last_step
+
     def add_step(self, loss: float, learning_rate: float) -> None:
-        """Records the next optimizer step."""
+        """Record the next optimizer step."""
         self.steps.append(self.last_step + 1)
         self.losses.append(loss)
         self.learning_rates.append(learning_rate)
 
     def state_dict(self) -> dict:
-        """Returns the history as plain containers."""
+        """Return the history as plain containers."""
         return dict(vars(self))
 
     def load_state_dict(self, state: dict) -> None:
-        """Replaces the history by one from `state_dict`."""
+        """Replace the history by one from `state_dict`."""
         vars(self).update(state)
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
-    """Returns the folders `checkpoint-STEP` in a folder, oldest first: those that `save_checkpoint` has finished."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    """Return the folders `checkpoint-STEP` in a folder, oldest first: those that `save_checkpoint` has finished."""
+    found = [name for name in glob("checkpoint-*", root_dir=output_dir) if re.fullmatch(r"checkpoint-\d+", name)]
+    return [output_dir / name for name in sorted(found, key=lambda name: int(name.split("-")[1]))]
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: dict, total_limit: int) -> None:
-    """Saves the state of a run as `checkpoint-STEP`, then removes the oldest checkpoints; for all processes to call.
+    """Save the state of a run as `checkpoint-STEP`, then remove the oldest checkpoints; for all processes to call.
 
     The folder gets its name when all is written, so that a run killed at any moment leaves complete checkpoints only.
 
@@ -229,7 +236,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
     accelerator.save_state(str(partial_folder))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (partial_folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        write_json(partial_folder / "run.json", run)
         checkpoint = output_dir / f"checkpoint-{step}"
         _remove_checkpoint(checkpoint)
         partial_folder.rename(checkpoint)
