@@ -138,7 +138,7 @@ def create_evaluation(args: argparse.Namespace, state: PartialState) -> Evaluati
 
 
 def load_hub_metric() -> evaluate.Metric:
-    """Return the Hub's mean_iou. Load it before the evaluation, which it would be a pity to have done in vain."""
+    """Return the Hub's mean_iou. Call this before the evaluation, which would be lost if it failed."""
     try:
         return evaluate.load("mean_iou")
     except (OSError, ImportError, ValueError) as error:
@@ -255,7 +255,7 @@ def describe_results(evaluation: Evaluation, settings: dict, scores: dict, pictu
         "protocol": {
             "inference": protocol.describe(),
             "metric": "mean IoU over the labels that occur, from one confusion matrix over all pixels; 255 is ignored",
-            "computed_by": "the Hub's mean_iou" if args.metric == "mean_iou" else "van_hf/metrics/mean_iou",
+            "computed_by": "the Hub's mean_iou" if args.metric == "mean_iou" else "van_hf.metrics.mean_iou",
             **asdict(protocol),
             "size": settings["image_processor"]["size"],
             "size_divisor": settings["image_processor"]["size_divisor"],

@@ -165,7 +165,7 @@ def prepare_space(model_id: str, temporary: Path) -> tuple[dict[str, Path], str]
         for path in sorted(package.rglob("*"))
         if path.suffix in (".py", ".json", ".md")
     }
-    files |= {name: Path(__file__).with_name(name) for name in ("demo.py", "predict.py")}
+    files["demo.py"] = Path(__file__).with_name("demo.py")
     requirements = [line for line in requires("van_hf") if "extra ==" not in line]
     texts = {"app.py": APP.format(model_id=model_id), "requirements.txt": "\n".join([*requirements, ""])}
     for name, text in texts.items():

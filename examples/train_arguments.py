@@ -168,7 +168,7 @@ def find_hub_problems(args: argparse.Namespace) -> list[str]:
     """Arguments for the Hub that cannot be, or do not go together."""
     if not args.push_to_hub:
         given = [name for name in ("hub_model_id", "hub_private_repo") if getattr(args, name)]
-        return [f"--{name} is of use with --push_to_hub only" for name in given]
+        return [f"--{name} needs --push_to_hub" for name in given]
     if args.hub_model_id is None:
         return ["--push_to_hub needs --hub_model_id, the model's owner/name on the Hub"]
     from van_hf.hub import check_name

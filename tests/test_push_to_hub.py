@@ -575,7 +575,7 @@ def test_dry_run_of_a_space(unconnected, saved):
     model, space = done.out.split("the Space alice/van-demo, in one commit")
     names = {line.split()[0] for line in space.splitlines() if line}
     assert "model.safetensors" in model and "model.safetensors" not in names
-    assert names >= {"app.py", "demo.py", "predict.py", "requirements.txt", "van_hf/model/modeling_van.py"}
+    assert names >= {"app.py", "demo.py", "requirements.txt", "van_hf/model/modeling_van.py"}
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def evaluate_pictures(
 def evaluate(
     accelerator: Accelerator, predict: Callable[[torch.Tensor], torch.Tensor], dataset: SegmentationDataset
 ) -> dict:
-    """Score predictions on the validation split, which is dealt out to the processes; for all of them to call.
+    """Score predictions on the validation split, which is dealt out to the processes: each must call this.
 
     Counts of pixels are added up, which are integers: the figures depend neither on the number of processes nor on
     that of threads. An error in one process is raised by all, see [`fail_together`].
@@ -151,7 +151,7 @@ def evaluate(
 def fail_together() -> Iterator[None]:
     """Run a block on all processes, and wait for each at its end; if it fails in one of them, it fails in all.
 
-    Otherwise the others would wait in vain for the one that failed.
+    Otherwise the others would wait for the one that failed.
 
     Raises:
         ValueError: the block failed in another process; the message is the same as there.

@@ -197,7 +197,7 @@ def peak_memory_of(function: Callable[[], object], device: str = "cpu") -> float
 
 
 def share(value: float, whole: float) -> float:
-    """Returns value / whole; NaN where the whole is 0, as is the memory of a call that finds enough at hand."""
+    """Return value / whole; NaN where the whole is 0, as is the memory of a call that finds enough at hand."""
     return value / whole if whole else math.nan
 
 
