@@ -283,6 +283,9 @@ def url(demo, folder, tmp_path_factory):
 FILE = {"meta": {"_type": "gradio.FileData"}}
 
 
+SLOW_FIXTURES = {"url"}
+
+
 @pytest.fixture(scope="module")
 def client(url, folder) -> Client:
     return Client(url)

@@ -169,6 +169,7 @@ def test_another_evaluation_is_not_continued(monkeypatch, tmp_path, boxes, quick
     assert results_of(tmp_path / "begun")["time"]["pictures_in_these_seconds"] == 5
 
 
+@pytest.mark.slow
 def test_damaged_picture_stops_all_processes_and_costs_nothing(monkeypatch, tmp_path, box_files, quick_model):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(eval_seg, "write_pictures", lambda *_: None)

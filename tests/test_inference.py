@@ -122,6 +122,7 @@ def test_blocks_of_windows_and_views(small_blocks):
     torch.testing.assert_close(put_together(views), probabilities)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_for_any_shape():
     """All scores of a row would be 180 MB, and more on the way to a column; labels and picture are 4 MB."""
     program = Path(__file__).with_name("programs") / "predict_thin.py"

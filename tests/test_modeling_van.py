@@ -30,6 +30,7 @@ from van_hf.checkpoints import convert_checkpoint
 from van_hf.model.convolutions import use_forms
 from van_hf.model.modeling_van import VanLayerScaling
 
+SLOW_FIXTURES = {"remote_code_outputs", "pickled_outputs"}
 ALL_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -179,6 +180,7 @@ class ModelSuite:
             pictures = torch.randn(size)
             torch.testing.assert_close(exported.module()(pictures), model(pictures), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.slow
     def test_exported_for_any_batch_and_size(self, model, pixel_values):
         self.check_export(model, pixel_values)
 
@@ -363,6 +365,7 @@ class SegmentationSuite(ModelSuite):
             gradients[forms] = {name: parameter.grad for name, parameter in model.named_parameters()}
         torch.testing.assert_close(gradients["fast"], gradients["plain"], rtol=1e-9, atol=1e-12)
 
+    @pytest.mark.slow
     def test_exported_when_fused(self, pixel_values):
         self.check_export(build(self.model_class, self.config()).fuse(), pixel_values)
 

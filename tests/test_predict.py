@@ -138,6 +138,7 @@ def test_outputs_that_cannot_be_written_stop_nothing_else(folder, pictures, tmp_
         assert {path.name for path in (out / kind).iterdir()} == {name + suffix for name in names}
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8(folder, pictures, tmp_path):
     """In a process of its own, whose output takes UTF-8 only."""
     source, out = os.fsencode(tmp_path / "caf") + b"\xe9.png", os.fsencode(tmp_path) + b"/\xe9"
@@ -274,6 +275,7 @@ def test_output_folders_that_cannot_be_made(folder, pictures, tmp_path, capsys):
         assert f"{tmp_path / 'file'} is not a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["predict", "demo"])
 def test_scripts_need_neither_accelerate_nor_datasets(script):
     if script == "demo":

@@ -299,6 +299,7 @@ def test_what_cannot_be_loaded_or_written_is_a_problem_of_the_arguments(monkeypa
     assert sorted(Path.cwd().iterdir()) == before
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_reports_a_problem(tmp_path):
     done = launch(SCRIPT, "--dataset", "none", *TRAINING, num_processes=2, cwd=tmp_path)
     output, _ = done.communicate(timeout=300)

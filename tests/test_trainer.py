@@ -27,6 +27,7 @@ def test_accumulation_changes_nothing(expected, tmp_path, model_class, accumulat
     assert step == pytest.approx(expected[model_class.__name__], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_change_nothing(expected, tmp_path):
     output = finish(launch(PROGRAMS / "train_with_trainer.py", tmp_path, 2, 2, num_processes=2, cwd=tmp_path))
     steps = json.loads(output[output.index("RESULT ") + len("RESULT ") :].splitlines()[0])
