@@ -120,6 +120,7 @@ def test_wrong_values_are_refused_by_name(field, value):
         ("image_size", [1, 2, 3]),
         ("drop_path_rate", "a"),
         ("layer_norm_eps", float("nan")),
+        ("initializer_range", float("nan")),
         ("auxiliary_loss_weight", float("nan")),
         ("use_auxiliary_head", "yes"),
         ("semantic_loss_ignore_index", None),
@@ -157,6 +158,15 @@ def test_a_palette_that_no_longer_fits_is_dropped(tmp_path, names, labels):
     assert changed.palette is None
     colours = [[0, 0, idx] for idx in range(5)]
     assert VanConfig.from_pretrained(tmp_path, palette=colours, **labels).palette == colours
+
+
+def test_numbers_of_labels_that_cannot_be_are_refused(tmp_path):
+    VanConfig().save_pretrained(tmp_path)
+    for num_labels in ("5", 0, 2.0):
+        with pytest.raises(ValueError, match="num_labels must be a positive integer"):
+            VanConfig.from_pretrained(tmp_path, num_labels=num_labels)
+    with pytest.raises(ValueError, match="num_labels is 6, but id2label has 2 names"):
+        VanConfig.from_pretrained(tmp_path, num_labels=6, id2label={0: "a", 1: "b"})
 
 
 def test_wrong_types_are_refused_by_name():

@@ -31,6 +31,7 @@ from van_hf.model.convolutions import use_forms
 from van_hf.model.modeling_van import VanLayerScaling
 
 SLOW_FIXTURES = {"remote_code_outputs", "pickled_outputs"}
+AXES = {"batch": 0, "height": 2, "width": 3}
 ALL_STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -168,15 +169,19 @@ class ModelSuite:
             output = first_output(compiled(pixel_values))
             torch.testing.assert_close(output, first_output(model(pixel_values)), rtol=1e-4, atol=1e-4)
 
-    def check_export(self, model, pixel_values):
+    def check_export(self, model, pixel_values, free=("batch", "height", "width")):
         """Exported with names for what is free, which torch must prove to hold for all sizes, it gives the same."""
         model = OnlyFirstOutput(model)
-        free = {name: torch.export.Dim(name, min=33, max=4096) for name in ("height", "width")}
-        shapes = {"pixel_values": {0: torch.export.Dim("batch"), 2: free["height"], 3: free["width"]}}
+        dims = {"batch": torch.export.Dim("batch")}
+        dims |= {name: torch.export.Dim(name, min=33, max=4096) for name in ("height", "width")}
+        shapes = {"pixel_values": {axis: dims[name] for name, axis in AXES.items() if name in free}}
         exported = torch.export.export(model, (pixel_values,), dynamic_shapes=shapes, strict=False)
         names = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
         assert not [name for name in names if "van_hf" in name]
-        for size in [(2, 3, 64, 96), (1, 3, 64, 96), (3, 3, 97, 33)]:
+        for other in [(2, 3, 64, 96), (1, 3, 64, 96), (3, 3, 97, 33)]:
+            size = list(pixel_values.shape)
+            for name in free:
+                size[AXES[name]] = other[AXES[name]]
             pictures = torch.randn(size)
             torch.testing.assert_close(exported.module()(pictures), model(pictures), rtol=1e-4, atol=1e-4)
 
@@ -364,6 +369,26 @@ class SegmentationSuite(ModelSuite):
                 model(pixel_values.double(), labels=labels).loss.backward()
             gradients[forms] = {name: parameter.grad for name, parameter in model.named_parameters()}
         torch.testing.assert_close(gradients["fast"], gradients["plain"], rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("free", ["batch", "height"])
+    def test_exported_with_one_free_side(self, model, pixel_values, free):
+        self.check_export(model, pixel_values, free=[free])
+
+    def test_mapped_over_pictures(self, model, pixel_values, labels):
+        """With torch.func: outputs, and gradients of each picture by itself."""
+        logits = torch.func.vmap(lambda picture: model(picture[None]).logits[0])(pixel_values)
+        torch.testing.assert_close(logits, model(pixel_values).logits, rtol=1e-4, atol=1e-4)
+
+        def loss(bias, picture, picture_labels):
+            arguments = {"pixel_values": picture[None], "labels": picture_labels[None]}
+            return torch.func.functional_call(model, {"decode_head.classifier.bias": bias}, (), arguments).loss
+
+        bias = model.decode_head.classifier.bias.detach()
+        gradients = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(bias, pixel_values, labels)
+        for gradient, picture, picture_labels in zip(gradients, pixel_values, labels, strict=True):
+            expected = torch.autograd.functional.jacobian(lambda b: loss(b, picture, picture_labels), bias)  # noqa: B023
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.slow
     def test_exported_when_fused(self, pixel_values):

@@ -167,6 +167,16 @@ def test_argmax_of_what_is_not_finite_is_the_references(logits_size, size, value
         assert torch.equal(upsampled_argmax(logits, size), upsampled_argmax_reference(logits, size))
 
 
+def test_argmax_beside_a_masked_class_is_the_references_at_any_size():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        rows, columns = torch.randint(1, 40, (2,), generator=generator).tolist()
+        size = torch.randint(1, 120, (2,), generator=generator).tolist()
+        logits = torch.randn(1, 6, rows, columns, generator=generator)
+        logits[:, 3] = -math.inf
+        assert torch.equal(upsampled_argmax(logits, size), upsampled_argmax_reference(logits, size))
+
+
 def test_long_rows_are_worked_out_in_parts(monkeypatch):
     """The parts are small, and their ids the same."""
     monkeypatch.setattr(upsampled_scores, "MIN_BLOCK_COLUMNS", 100)

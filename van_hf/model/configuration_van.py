@@ -36,6 +36,11 @@ def published_size(hidden_sizes: list[int], depths: list[int]) -> str | None:
     return None
 
 
+def _validate_num_labels(num_labels: object):
+    if not isinstance(num_labels, int) or num_labels < 1:
+        raise ValueError(f"num_labels must be a positive integer, got {num_labels!r}")
+
+
 @strict
 class VanConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""
@@ -164,7 +169,11 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """[`~transformers.PreTrainedConfig.from_dict`]; a field of a wrong type is a `ValueError` that names it."""
         # Set afterwards, as any other field is: the parent puts it beside the file's own labels.
-        num_labels = kwargs.pop("num_labels", None)
+        num_labels, id2label = kwargs.pop("num_labels", None), kwargs.get("id2label")
+        if num_labels is not None:
+            _validate_num_labels(num_labels)
+            if isinstance(id2label, dict) and len(id2label) != num_labels:
+                raise ValueError(f"num_labels is {num_labels}, but id2label has {len(id2label)} names; give either")
         try:
             loaded = super().from_dict(config_dict, **kwargs)
         except StrictDataclassError as error:
@@ -177,9 +186,7 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
     def _validate_common_fields(self, kwargs: dict):
         """Raise a `ValueError` for fields of transformers' own that it stumbles over without naming them."""
         self._validate_labels()
-        num_labels = kwargs.get("num_labels", 2)
-        if not isinstance(num_labels, int) or num_labels < 1:
-            raise ValueError(f"num_labels must be a positive integer, got {num_labels!r}")
+        _validate_num_labels(kwargs.get("num_labels", 2))
         for name, dtype in {"dtype": self.dtype, "torch_dtype": kwargs.get("torch_dtype")}.items():
             known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
             if dtype is not None and not isinstance(known, torch.dtype):
@@ -229,6 +236,8 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if not 0 <= self.initializer_range < float("inf"):
+            raise ValueError(f"initializer_range must not be negative, got {self.initializer_range}")
         if not 0 < self.layer_norm_eps < float("inf"):
             raise ValueError(f"layer_norm_eps must be positive, got {self.layer_norm_eps}")
         if not 0 <= self.auxiliary_loss_weight < float("inf"):

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from .custom_operators import is_exporting
+from .custom_operators import is_exporting, is_transformed
 from .interpolation import resize_to
 from .triton_convolutions import can_run_triton, triton_depthwise_conv2d
 from .winograd import winograd_conv2d
@@ -53,7 +53,7 @@ def _is_fast(operation: str, features: torch.Tensor, pays: Callable[[], bool] = 
         pays: returns whether the fast form is faster for these sizes on the CPU, as measured. It is not called while
             exporting, where a comparison of sizes would tie the program to the answer.
     """
-    if _forms == "plain" or not features.is_floating_point():
+    if _forms == "plain" or not features.is_floating_point() or is_transformed(features):
         return False
     if operation == "upsampled":
         # In exports too: fewer multiply-adds, in any runtime.
@@ -182,10 +182,12 @@ def conv2d_over_upsampled(
     for features, taps in at_own_size:
         rows, columns = features.shape[-2:]
         taps = taps.permute(0, 3, 2, 1).reshape(out_channels * 9, -1)  # (out_channels, columns' taps, rows' taps)
-        mixed = (taps @ features.flatten(2)).unflatten(2, (rows, columns)).unflatten(1, (out_channels * 3, 3))
-        mixed = _merged(mixed, 2).flatten(0, 1)  # (batch * out_channels * 3, 3 * rows, columns)
+        if is_exporting():
+            outputs = outputs + _upsampled_for_export(features, taps, size)
+            continue
+        mixed = (taps @ features.flatten(2)).view(batch * out_channels * 3, 3 * rows, columns)
         tall = mixed.transpose(1, 2) @ _shifted_interpolation(rows, size[0], mixed)
-        tall = _merged(tall.unflatten(0, (batch * out_channels, 3)), 1)  # (batch * out_channels, 3 * columns, size[0])
+        tall = tall.view(batch * out_channels, 3 * columns, size[0])
         across = _shifted_interpolation(columns, size[1], mixed).expand(tall.shape[0], -1, -1)
         if upsampled is None:
             upsampled = torch.bmm(tall.transpose(1, 2), across)
@@ -198,10 +200,16 @@ def _is_small_map(features: torch.Tensor, taps: torch.Tensor, size: torch.Size) 
     return min(taps.shape[:2]) >= 64 and 2 * features.shape[-2:].numel() <= size.numel()
 
 
-def _merged(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-    """Dimension `dim`, of the three taps, and the one after it as one."""
-    # For an exported program, flattening a free length is a condition that torch cannot prove for a range of them.
-    return torch.cat(tensor.unbind(dim), dim) if is_exporting() else tensor.flatten(dim, dim + 1)
+def _upsampled_for_export(features: torch.Tensor, taps: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """The same steps in four dimensions: to flatten a free length is a condition that torch cannot prove for all."""
+
+    def merged(tensor: torch.Tensor) -> torch.Tensor:
+        # (batch, out_channels * n, rows, columns) -> (batch, out_channels * n / 3, 3 * rows, columns)
+        return torch.cat(tensor.unflatten(1, (-1, 3)).unbind(2), dim=2)
+
+    mixed = merged(F.conv2d(features, taps[:, :, None, None]))
+    tall = merged(mixed.transpose(2, 3) @ _shifted_interpolation(features.shape[2], size[0], mixed))
+    return tall.transpose(2, 3) @ _shifted_interpolation(features.shape[3], size[1], mixed)
 
 
 def _concatenated(tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from .configuration_van import VanConfig
 from .convolutions import channels_first, conv2d, conv2d_over_upsampled
+from .custom_operators import is_exporting
 from .interpolation import resize_to
 
 
@@ -58,6 +59,26 @@ class Classifier(nn.Conv2d):
     """A 1x1 convolution to class scores: a class of its own for its small initial weights."""
 
 
+class PyramidPool(nn.AdaptiveAvgPool2d):
+    """The means of a map over a grid of `output_size` x `output_size` parts, which may overlap."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if not is_exporting():
+            return super().forward(features)
+        # The ONNX form of torch's own has the parts of the example's size, whatever the input's is.
+        if self.output_size == 1:
+            return features.mean(dim=(2, 3), keepdim=True)
+        rows, columns = (_part_means(side, self.output_size, features) for side in features.shape[2:])
+        return ((features @ columns.T).transpose(2, 3) @ rows.T).transpose(2, 3)
+
+
+def _part_means(length: int, num_parts: int, like: torch.Tensor) -> torch.Tensor:
+    """A matrix (num_parts, length) that takes the mean of each part of a line."""
+    part, place = torch.arange(num_parts, device=like.device)[:, None], torch.arange(length, device=like.device)
+    start, stop = part * length // num_parts, ((part + 1) * length + num_parts - 1) // num_parts
+    return ((start <= place) & (place < stop)).to(like.dtype) / (stop - start)
+
+
 class UperNetHead(nn.Module):
     """Pyramid pooling on the last map, a feature pyramid over all, and their fusion at the first map's size.
 
@@ -69,7 +90,7 @@ class UperNetHead(nn.Module):
         channels = config.decoder_hidden_size or 512
         last_channels = in_channels[-1]
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(last_channels, channels, kernel_size=1))
+            nn.Sequential(PyramidPool(scale), ConvModule(last_channels, channels, kernel_size=1))
             for scale in config.pool_scales
         )
         self.bottleneck = ConvModule(last_channels + len(config.pool_scales) * channels, channels, kernel_size=3)

@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_van import VanConfig
 from .convolutions import channels_last, depthwise_conv2d
+from .custom_operators import is_transformed
 from .decode_heads import DECODE_HEADS, Classifier, ConvModule, FcnHead, PyramidConv
 from .upsampled_scores import upsampled_cross_entropy
 
@@ -582,7 +583,7 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
             raise ValueError(f"labels must be integers, one class id per pixel, got {labels.dtype}")
         labels = labels.long()
         # On an accelerator the look at the values would hold up the queue; there torch's own assertion guards them.
-        if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        if labels.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(labels):
             return labels
         valid = labels[labels != self.config.semantic_loss_ignore_index]
         if valid.numel() > 0 and not 0 <= valid.min() <= valid.max() < self.config.num_labels:

@@ -171,6 +171,8 @@ def _argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
     num_labels, rows, columns = logits.shape[1:]
     if (rows, columns) == (height, width):
         return logits.argmax(dim=1)
+    if not logits.isfinite().all():
+        return _argmax_by_classes(logits, torch.Size((height, width)))
     ids = logits.new_empty((len(logits), height, width), dtype=torch.int64)
     for picture, picture_ids in zip(logits, ids, strict=True):
         picture = picture.to(_score_dtype(logits))
@@ -184,10 +186,25 @@ def _argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
             source = source.index_select(0, classes)
             weight = lower_weight[block, None]
             for across, wide in _widened(source, width):
-                # The order of operations is F.interpolate's on the CPU: the same numbers come out, to the last bit.
+                # The order of operations is F.interpolate's on the CPU: the same numbers come out, but for rounding.
                 scores = wide.index_select(1, lower[block] - first).mul_(weight)
                 scores.addcmul_(wide.index_select(1, upper[block] - first), 1 - weight)
                 picture_ids[block, across] = classes[scores.max(dim=0).indices]
+    return ids
+
+
+def _argmax_by_classes(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """The class ids a few classes at a time, with F.interpolate's own weights: rounded otherwise they might be 0 where
+    its are not, and 0 times infinity is NaN."""
+    highest = logits.new_full((len(logits), *size), -torch.inf, dtype=_score_dtype(logits))
+    ids = torch.zeros(highest.shape, dtype=torch.int64, device=logits.device)
+    step = max(_block_scores(logits.device) // max(highest.numel(), 1), 1)
+    for first in range(0, logits.shape[1], step):
+        scores = resize_to(logits[:, first : first + step].to(highest.dtype), size)
+        values, indices = scores.max(dim=1)
+        is_higher = (values > highest) | (values.isnan() & ~highest.isnan())
+        ids = torch.where(is_higher, first + indices, ids)
+        highest = torch.where(is_higher, values, highest)
     return ids
 
 
@@ -196,7 +213,6 @@ def _widened(logits: torch.Tensor, width: int) -> Iterator[tuple[slice, torch.Te
     that a few of them are a whole block, parts of the columns, each with its place."""
     step = max(_block_scores(logits.device) // (len(logits) * MIN_BLOCK_ROWS), MIN_BLOCK_COLUMNS)
     if step >= width:
-        # In one dimension: in two, rows would meet their neighbours with weight 0, which is NaN if those are infinite.
         yield slice(0, width), F.interpolate(logits, size=width, mode="linear", align_corners=False)
         return
     for start in range(0, width, step):
@@ -250,6 +266,4 @@ def _taps(
     # In the scores' dtype, as torch does it: weights rounded otherwise would differ in the 5th digit.
     positions = half_pixel_positions(length, new_length, part.start, part.stop, dtype=like.dtype)
     before, after, after_weight = bilinear_taps(positions, length)
-    if length == new_length:
-        after = before  # also torch's way, which matters to numbers that are not finite
     return before.to(like.device), after.to(like.device), after_weight.to(like.device)
