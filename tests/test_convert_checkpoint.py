@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,59 @@ def test_missing_keys_leave_nothing(fixtures_dir, tmp_path, capsys):
     assert main(tmp_path / "incomplete.pth", tmp_path / "converted") == 2
     assert "Tensors missing: neck.fpn_convs.1.conv.bias" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["incomplete.pth"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+WEIGHT = "backbone.patch_embed1.proj.weight"
+DAMAGES = {
+    "without plain numbers.*" + WEIGHT: lambda tensors, meta: [
+        ({**tensors, WEIGHT: changed(tensors[WEIGHT])}, meta)
+        for changed in (
+            lambda weight: weight.bool(),
+            lambda weight: weight.to(torch.complex64),
+            lambda weight: weight.int(),
+            lambda weight: weight.to_sparse(),
+            lambda weight: weight.to("meta"),
+            lambda weight: weight[:0],
+        )
+    ],
+    "of [0-9]+ tensors one is backbone.block1.999999999": lambda tensors, meta: [
+        ({**tensors, "backbone.block1.999999999.x": torch.zeros(1)}, meta)
+    ],
+    "CLASSES.* must be a list": lambda tensors, meta: [
+        (tensors, {**meta, "CLASSES": classes}) for classes in (5, torch.zeros(7))
+    ],
+    "PALETTE.* must be a list": lambda tensors, meta: [
+        (tensors, {**meta, "PALETTE": palette}) for palette in (5, [None] * 7, "random", [[float("nan")] * 3] * 7)
+    ],
+    "more than tensors.*posix.system": lambda tensors, meta: [(tensors, Evil())],
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damaged_and_hostile_checkpoints_are_one_line(fixtures_dir, tmp_path, capsys, monkeypatch, message):
+    monkeypatch.chdir(tmp_path)
+    tensors, meta = load_original_checkpoint(fixtures_dir / "seed_upernet_van_tiny.pth")
+    for state_dict, changed_meta in DAMAGES[message](tensors, meta):
+        torch.save({"state_dict": state_dict, "meta": changed_meta}, "damaged.pth")
+        assert main("damaged.pth", "converted") == 2
+        assert re.search(f"error: damaged.pth.*{message}", capsys.readouterr().err)
+        assert os.listdir(tmp_path) == ["damaged.pth"]
+
+
+def test_tensors_that_are_one_in_the_file_are_converted(fixtures_dir, tmp_path):
+    tensors, meta = load_original_checkpoint(fixtures_dir / "seed_upernet_van_tiny.pth")
+    first, second = "backbone.norm1.weight", "backbone.norm1.bias"
+    torch.save({"state_dict": {**tensors, second: tensors[first]}, "meta": meta}, tmp_path / "tied.pth")
+    assert main(tmp_path / "tied.pth", tmp_path / "converted") == 0
+    normalization = (
+        VanForSemanticSegmentation.from_pretrained(tmp_path / "converted").van.encoder.stages[0].normalization
+    )
+    assert torch.equal(normalization.weight, normalization.bias)
 
 
 def test_trust_pickle(fixtures_dir, tmp_path, capsys):

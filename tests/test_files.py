@@ -32,7 +32,7 @@ def test_json_is_read_as_it_was_written(tmp_path):
     assert read_json(tmp_path / "new" / "a.json") == content
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff{}", None])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff{}", b'{"a":' + b"[" * 100_000, None])
 def test_what_is_no_json_object_is_named(tmp_path, content):
     path = tmp_path / "a.json"
     if content is not None:

@@ -150,10 +150,21 @@ def load_original_checkpoint(
         raise ValueError(
             f"{path} is no checkpoint of a model; among its tensors are entries of another kind: {_listed(others)}"
         )
+    if unusable := [name for name, tensor in state_dict.items() if not _is_plain(tensor)]:
+        raise ValueError(
+            f"{path} holds tensors without plain numbers (empty, sparse, quantized, complex, or integers as weights):"
+            f" {_listed(unusable)}"
+        )
     if all(name.startswith("module.") for name in state_dict):
         state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
     meta = checkpoint.get("meta")
     return dict(state_dict), meta if isinstance(meta, Mapping) else {}
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    # BatchNorm's counters are the only integers.
+    is_number = tensor.is_floating_point() or (tensor.dtype == torch.int64 and tensor.ndim == 0)
+    return is_number and tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel() > 0
 
 
 def _read_file(path: Path, trust_pickle: bool) -> Any:
@@ -180,7 +191,7 @@ def _foreign_objects(path: Path, error: Exception) -> list[str]:
     """Return the classes and functions that made `torch.load(weights_only=True)` stop with `error`, if any did."""
     if not isinstance(error, pickle.UnpicklingError):
         return []
-    foreign = re.findall(r"GLOBAL (\S+) was not an allowed global", str(error))
+    foreign = re.findall(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)", str(error))
     if foreign and zipfile.is_zipfile(path):
         # The error names the first one only; torch can list them all, in archives.
         foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -239,11 +250,17 @@ def infer_config(state_dict: Mapping[str, torch.Tensor]) -> VanConfig:
 
 
 def _count_blocks(state_dict: Mapping[str, torch.Tensor], prefix: str) -> list[int]:
-    """Count the blocks of each stage, up to the last that has a tensor; gaps before it are missing keys later."""
+    """Count the blocks of each stage, up to the last that has a tensor; gaps before it are missing keys later.
+
+    Raises:
+        ValueError: a block has a number that so few tensors cannot reach.
+    """
     last_blocks = [0, 0, 0, 0]
     for key in state_dict:
         if match := re.match(re.escape(prefix) + r"block([1-4])\.(\d+)\.", key):
             stage, block = int(match[1]) - 1, int(match[2])
+            if block >= len(state_dict):
+                raise ValueError(f"this looks like a damaged checkpoint: of {len(state_dict)} tensors one is {key}")
             last_blocks[stage] = max(last_blocks[stage], block)
     return [last + 1 for last in last_blocks]
 
@@ -303,10 +320,14 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], model: VanPreTrai
         looks_like = "a foreign or changed model" if unexpected or mismatched else INCOMPLETE
         faults = "; ".join(f"{name}: {_listed(keys)}" for name, keys in problems.items() if keys)
         raise ValueError(f"this looks like {looks_like}. Tensors {faults}")
-    return {
-        our_keys[key]: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-        for key, tensor in state_dict.items()
-    }
+    converted, seen = {}, set()
+    for key, tensor in state_dict.items():
+        tensor = (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+        # Parameters that share their memory could not be saved.
+        address = None if tensor.is_meta else tensor.data_ptr()
+        converted[our_keys[key]] = tensor.clone() if address in seen else tensor
+        seen |= {address} - {None}
+    return converted
 
 
 def set_labels(
@@ -329,7 +350,12 @@ def set_labels(
         if sorted(id2label) != list(range(len(names))):
             raise ValueError(f"id2label must number the labels 0 to {config.num_labels - 1}, got {_listed(id2label)}")
     else:
-        source, names = "meta['CLASSES']", list(meta.get("CLASSES") or _benchmark_names(config, model_class))
+        source, names = "meta['CLASSES']", meta.get("CLASSES")
+        if names is None or names == ():
+            names = _benchmark_names(config, model_class)
+        if not isinstance(names, (list, tuple)):
+            raise ValueError(f"{source} must be a list of names, got {names!r:.80}")
+        names = list(names)
     if not names:
         logger.warning(
             "The checkpoint has no class names and %d labels, so that they are called LABEL_0 to LABEL_%d. "
@@ -359,8 +385,11 @@ def _benchmark_names(config: VanConfig, model_class: type[VanPreTrainedModel]) -
 def _find_palette(meta: Mapping[str, Any], names: list[str]) -> list[list[int]] | None:
     from .data.ade20k import CLASS_NAMES, PALETTE
 
-    if meta.get("PALETTE") is not None:
-        return [[int(value) for value in colour] for colour in meta["PALETTE"]]
+    if (palette := meta.get("PALETTE")) is not None:
+        try:
+            return [[int(value) for value in colour] for colour in palette]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"meta['PALETTE'] must be a list of [red, green, blue], got {palette!r:.80}") from error
     return PALETTE if names == list(CLASS_NAMES) else None
 
 
