@@ -30,7 +30,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers.utils import cached_file
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
-from van_hf.inference import RATIOS, Protocol, load_model, predict
+from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict
 from van_hf.visualization import class_shares, legend_text, mask_image, palette_of
 
 DEFAULT_MODEL = "outputs/van-scenes"
@@ -40,8 +40,6 @@ MAX_MEGAPIXELS = 80
 # Of what the model sees, which the image processor may leave as large as the picture, or make larger.
 MAX_MODEL_MEGAPIXELS = 8
 MAX_FILE_SIZE = "100mb"
-# JPEG includes MPO, as telephones write it. Among what else Pillow reads is EPS, a program that it has run by another.
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # Side in pixels of the largest overlay that is shown.
 MAX_SHOWN_SIDE = 1280
 ALPHA = 0.6  # strength of the classes' colours
@@ -133,7 +131,7 @@ def read_picture(path: str, image_processor: VanImageProcessor) -> torch.Tensor:
     """
     name = Path(path).name
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
             check_size(name, image.height, image.width, image_processor)
             return image_processor.process_image(image, do_convert_rgb=True)
     except gr.Error:

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
-from van_hf.files import write_json, write_whole
-from van_hf.inference import RATIOS, Protocol, load_model, predict
+from van_hf.files import claim_folder, write_json, write_whole
+from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict
 from van_hf.visualization import class_shares, mask_image, overlay_with_legend, palette_of
 
 SUFFIXES = {"overlays": ".png", "masks": ".png", "shares": ".json"}  # of what --save can name
@@ -74,6 +75,7 @@ def find_images(sources: Sequence[Path], recursive: bool, output_dir: Path) -> d
         ValueError: a source is missing, a folder holds no picture, or two pictures would get the same name.
     """
     images: dict[Path, Path] = {}
+    outputs = os.path.realpath(output_dir)  # unlike Path.resolve, it bears links that lead in a circle
     for source in sources:
         if source.is_dir():
             paths = [
@@ -82,7 +84,7 @@ def find_images(sources: Sequence[Path], recursive: bool, output_dir: Path) -> d
                 if path.suffix.lower() in IMAGE_SUFFIXES
                 and not any(part.startswith(".") for part in path.relative_to(source).parts)
                 and path.is_file()
-                and not path.resolve().is_relative_to(output_dir.resolve())
+                and not Path(os.path.realpath(path)).is_relative_to(outputs)
             ]
             if not paths:
                 hint = "" if recursive else "; --recursive looks into its folders too"
@@ -94,7 +96,7 @@ def find_images(sources: Sequence[Path], recursive: bool, output_dir: Path) -> d
             raise ValueError(f"{source} is neither a file nor a folder")
         for name, path in zip(names, paths, strict=True):
             other = images.setdefault(name, path)
-            if other.resolve() != path.resolve():
+            if os.path.realpath(other) != os.path.realpath(path):
                 raise ValueError(
                     f"the outputs of {other} and {path} would both be named {name}; segment them into different"
                     " --output_dir, or give a folder above both with --recursive"
@@ -164,7 +166,7 @@ def predict_picture(
     """
     protocol = Protocol(ratios=RATIOS if args.multi_scale else (1.0,), flip=args.flip)
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=PICTURE_FORMATS) as image:
             picture = image_processor.process_image(image, do_convert_rgb=True)
         labels = predict(model, image_processor, picture, protocol, getattr(torch, args.dtype)).cpu().numpy()
     except Exception as error:
@@ -200,6 +202,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         images = find_images(args.images, args.recursive, args.output_dir)
         check_outputs(images, args.output_dir, args.save, args.overwrite)
+        with suppress(BlockingIOError), claim_folder(args.output_dir):
+            pass  # it can be made and written to; the pictures of several runs may go there
         model, image_processor = load_model(args.model, args.device)
     except (ValueError, OSError) as error:
         print("error:", *as_text(error).splitlines(), file=sys.stderr)

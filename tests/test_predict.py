@@ -285,3 +285,17 @@ def test_scripts_need_neither_accelerate_nor_datasets(script):
     paths = os.pathsep.join(str(Path(__file__).parents[1] / name) for name in ("", "examples"))
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr
+
+
+def test_pictures_that_are_programs_are_left_out(folder, tmp_path, capsys):
+    """PostScript, which Pillow has another program run."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    assert run(folder, tmp_path / "a.png", "--output_dir", tmp_path / "out") == 1
+    assert "cannot identify image file" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_is_a_circle_of_links(folder, pictures, tmp_path, capsys):
+    (tmp_path / "out").symlink_to("out")
+    assert run(folder, pictures, "--output_dir", tmp_path / "out" / "more") == 2
+    assert "error: " in capsys.readouterr().err

@@ -446,6 +446,7 @@ def shard(folder: Path, weight_map: object) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json cannot be read"),
         (lambda folder: (folder / "decode_heads.py").unlink(), "decode_heads.py"),
+        (lambda folder: (folder / "modeling_van.py").write_text("def ("), "modeling_van.py is damaged"),
         (lambda folder: (folder / "modeling_van.py").unlink(), "has no modeling_van.py, which its auto_map names"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "van"}'), "has no auto_map"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "vit"}'), "must be 'van'"),

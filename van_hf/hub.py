@@ -93,6 +93,9 @@ def collect_files(
             raise ValueError(f"{model_dir} has no {name}: it is no whole model, saved with its image processor")
     for name in weights:
         check_weights(model_dir / name)
+    for name in names:
+        if name.endswith(".py"):
+            check_code(model_dir / name)
     names += [name for name in (*FIGURES, *(PICTURES if pictures else ()), CARD) if (model_dir / name).is_file()]
     files = {name: model_dir / name for name in names}
     if evaluation_dir is not None:
@@ -131,6 +134,14 @@ def check_weights(path: Path) -> None:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); save the model again") from error
+
+
+def check_code(path: Path) -> None:
+    """Raise a `ValueError` if a module is no Python code; it is not run."""
+    try:
+        compile(path.read_bytes(), path.name, "exec")
+    except (SyntaxError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); save the model again") from error
 
 

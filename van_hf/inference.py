@@ -25,6 +25,9 @@ from .model.modeling_van import VanForSemanticSegmentation
 
 # What is computed in, by the names that accelerate has for mixed precision.
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Formats of pictures from strangers, by Pillow's names. JPEG includes MPO, as telephones write it. Pillow reads more,
+# such as EPS, a program that it has run by another.
+PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SIZE_DIVISOR = 32
 # Class scores (float32) that a block of pixels may hold: 16 MB, which the allocator still reuses from block to block.
