@@ -48,6 +48,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset
+from van_hf.data.samples import digests_of_files
 from van_hf.evaluation import (
     describe_missing_labels,
     evaluate_pictures,
@@ -115,6 +116,14 @@ class Evaluation:
         dtype = DTYPES[self.accelerator.mixed_precision]
         return predict(self.model, self.image_processor, image, resolve_protocol(self.args), dtype)
 
+    def digests(self) -> list[str]:
+        """Return a digest of each validation example's files as they are now; the fingerprint covers but their names.
+
+        Raises:
+            ValueError: a file cannot be read; the message names it.
+        """
+        return digests_of_files(self.dataset.splits["validation"], f"{self.dataset.name} validation")
+
     def mask_paths(self) -> list[Path]:
         """Return where the predictions go: named as the pictures where the dataset knows that, else numbered."""
         split = self.dataset.splits["validation"].cast_column("image", datasets.Image(decode=False))
@@ -175,7 +184,9 @@ def evaluate_remaining(evaluation: Evaluation) -> int:
     done, counted = set(), torch.zeros(dataset.num_labels, dataset.num_labels, dtype=torch.int64)
     # What is done must be the same for all, so none may write before all have read.
     with fail_together():
-        for idx, matrix in read_counts(evaluation.progress_dir, dataset.num_labels):
+        # Taken before the files are read: counts of one that is replaced meanwhile are not taken for those of the new.
+        digests = evaluation.digests()
+        for idx, matrix in read_counts(evaluation.progress_dir, dataset.num_labels, digests):
             done.add(idx)
             counted += matrix
     if done:
@@ -190,7 +201,7 @@ def evaluate_remaining(evaluation: Evaluation) -> int:
                 if evaluation.args.save_predictions:
                     Image.fromarray(result.prediction.numpy() + np.uint8(1)).save(mask_paths[result.idx])
                 # Only now is the picture done: its mask is there.
-                append_counts(file, result)
+                append_counts(file, result, digests[result.idx])
     return len(remaining)
 
 
@@ -198,14 +209,14 @@ def collect_counts(evaluation: Evaluation) -> tuple[torch.Tensor, list[dict]]:
     """Return the confusion matrix over all pictures, and the pictures with their mean IoU, from the best down."""
     dataset, progress_dir, mask_paths = evaluation.dataset, evaluation.progress_dir, evaluation.mask_paths()
     matrix, pictures = torch.zeros(dataset.num_labels, dataset.num_labels, dtype=torch.int64), []
-    for idx, counts in read_counts(progress_dir, dataset.num_labels):
+    for idx, counts in read_counts(progress_dir, dataset.num_labels, evaluation.digests()):
         matrix += counts
         mean_iou = scores_from_confusion_matrix(counts)["mean_iou"]
         pictures.append({"idx": idx, "name": mask_paths[idx].stem, "mean_iou": mean_iou})
     if len(pictures) != len(mask_paths):
         raise ValueError(
-            f"{progress_dir} has counts of {len(pictures)} pictures, not of {len(mask_paths)}; all processes must see "
-            "the same --output_dir"
+            f"{progress_dir} has counts of {len(pictures)} pictures as they are now, not of {len(mask_paths)}; none may "
+            "change during the evaluation, and all processes must see the same --output_dir"
         )
     if matrix.sum() == 0:
         raise ValueError(f"dataset {dataset.name} has no labelled pixel in its validation split")

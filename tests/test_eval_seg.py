@@ -193,6 +193,42 @@ def test_damaged_picture_stops_all_processes_and_costs_nothing(monkeypatch, tmp_
     assert [whole[name] for name in FIGURES] == [mended[name] for name in FIGURES]
 
 
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_what_was_replaced_meanwhile_is_evaluated_again(monkeypatch, tmp_path, box_files, quick_model, kind):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(eval_seg, "write_pictures", lambda *_: None)
+    data = Path(shutil.copytree(box_files, "data"))
+    arguments = ("--dataset", data, "--model_name_or_path", quick_model, "--output_dir")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(eval_seg, "collect_counts", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        run_here(patch, *arguments, "mended")
+    file = data / kind / "validation" / "1.png"
+    with Image.open(file) as content:
+        content.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(file)
+    run_here(monkeypatch, *arguments, "mended")
+    run_here(monkeypatch, *arguments, "whole")
+    whole, mended = results_of(tmp_path / "whole"), results_of(tmp_path / "mended")
+    assert mended["time"]["pictures_in_these_seconds"] == 1
+    assert [whole[name] for name in FIGURES] == [mended[name] for name in FIGURES]
+
+
+def test_masks_without_a_label_can_be_mended(monkeypatch, capsys, tmp_path, quick_model):
+    monkeypatch.setattr(eval_seg, "write_pictures", lambda *_: None)
+    folder = paired_folders(tmp_path / "fields")
+    (folder / "id2label.json").write_text(json.dumps(BOX_NAMES))
+    masks = sorted(folder.glob("annotations/validation/*.png"))
+    arguments = ("--dataset", folder, "--model_name_or_path", quick_model, "--output_dir", tmp_path / "out")
+    for mask in masks:
+        Image.new("L", (8, 6), 255).save(mask)
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, *arguments)
+    assert stop.value.code == 1 and "no labelled pixel in its validation split" in capsys.readouterr().err
+    for mask in masks:
+        Image.new("L", (8, 6), 1).save(mask)
+    run_here(monkeypatch, *arguments)
+    assert results_of(tmp_path / "out")["labels_without_pixels"] == ["sky", "box"]
+
+
 def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes, quick_model):
     monkeypatch.setattr(eval_seg, "plot_predictions", lambda *_, **__: 1 / 0)
     run_here(monkeypatch, "--dataset", boxes, "--model_name_or_path", quick_model, "--output_dir", tmp_path)
