@@ -3,11 +3,12 @@
 """What train_seg.py and eval_seg.py have in common: arguments, their problems, the output folder, how to stop."""
 
 import argparse
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -110,6 +111,8 @@ def process_state() -> PartialState:
     """Return what tells the processes apart before there is an `Accelerator`: the arguments are judged first."""
     # `Accelerator` heeds `accelerate launch --cpu` by itself.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does with what a terminal cannot show
     if not state.is_main_process:
         # What one process says, all would say.
         logging.getLogger("van_hf").setLevel(logging.ERROR)
@@ -198,6 +201,24 @@ def stop(message: str, state: PartialState, status: int = 1) -> NoReturn:
     # The launcher ends all processes as soon as one has: not before the message is out.
     state.wait_for_everyone()
     sys.exit(status)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print the summary of what is done, and stays done where the output goes nowhere, as into a closed pipe."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError):
+            print(f"warning: the summary could not be printed: {error}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                # What is left in the buffer would fail again as Python ends, and be the script's exit status.
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def write_pictures(folder: Path, draw: dict[str, Callable[[Path], object]]) -> None:

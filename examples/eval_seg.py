@@ -35,6 +35,7 @@ from common_arguments import (
     load_dataset,
     load_or_stop,
     mixed_precision,
+    printing,
     process_state,
     stop,
     stop_at_problems,
@@ -48,6 +49,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset
+from van_hf.data.samples import digests_of_files
 from van_hf.evaluation import (
     describe_missing_labels,
     evaluate_pictures,
@@ -56,7 +58,7 @@ from van_hf.evaluation import (
     load_trained,
     read_validation_example,
 )
-from van_hf.files import read_json, write_json, write_whole
+from van_hf.files import named_file, read_json, write_json, write_whole
 from van_hf.inference import DTYPES, digest_of_weights, load_config, predict
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
 from van_hf.visualization import plot_confusion_matrix, plot_predictions
@@ -114,6 +116,14 @@ class Evaluation:
         """Return the label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
         dtype = DTYPES[self.accelerator.mixed_precision]
         return predict(self.model, self.image_processor, image, resolve_protocol(self.args), dtype)
+
+    def digests(self) -> list[str]:
+        """Return a digest of each validation example's files as they are now; the fingerprint covers but their names.
+
+        Raises:
+            ValueError: a file cannot be read; the message names it.
+        """
+        return digests_of_files(self.dataset.splits["validation"], f"{self.dataset.name} validation")
 
     def mask_paths(self) -> list[Path]:
         """Return where the predictions go: named as the pictures where the dataset knows that, else numbered."""
@@ -175,7 +185,9 @@ def evaluate_remaining(evaluation: Evaluation) -> int:
     done, counted = set(), torch.zeros(dataset.num_labels, dataset.num_labels, dtype=torch.int64)
     # What is done must be the same for all, so none may write before all have read.
     with fail_together():
-        for idx, matrix in read_counts(evaluation.progress_dir, dataset.num_labels):
+        # Taken before the files are read: counts of one that is replaced meanwhile are not taken for those of the new.
+        digests = evaluation.digests()
+        for idx, matrix in read_counts(evaluation.progress_dir, dataset.num_labels, digests):
             done.add(idx)
             counted += matrix
     if done:
@@ -188,9 +200,11 @@ def evaluate_remaining(evaluation: Evaluation) -> int:
         with closing(results), counts_path.open("x", encoding="utf-8") as file:
             for result in results:
                 if evaluation.args.save_predictions:
-                    Image.fromarray(result.prediction.numpy() + np.uint8(1)).save(mask_paths[result.idx])
+                    with named_file(mask_paths[result.idx]):
+                        Image.fromarray(result.prediction.numpy() + np.uint8(1)).save(mask_paths[result.idx])
                 # Only now is the picture done: its mask is there.
-                append_counts(file, result)
+                with named_file(counts_path):
+                    append_counts(file, result, digests[result.idx])
     return len(remaining)
 
 
@@ -198,14 +212,14 @@ def collect_counts(evaluation: Evaluation) -> tuple[torch.Tensor, list[dict]]:
     """Return the confusion matrix over all pictures, and the pictures with their mean IoU, from the best down."""
     dataset, progress_dir, mask_paths = evaluation.dataset, evaluation.progress_dir, evaluation.mask_paths()
     matrix, pictures = torch.zeros(dataset.num_labels, dataset.num_labels, dtype=torch.int64), []
-    for idx, counts in read_counts(progress_dir, dataset.num_labels):
+    for idx, counts in read_counts(progress_dir, dataset.num_labels, evaluation.digests()):
         matrix += counts
         mean_iou = scores_from_confusion_matrix(counts)["mean_iou"]
         pictures.append({"idx": idx, "name": mask_paths[idx].stem, "mean_iou": mean_iou})
     if len(pictures) != len(mask_paths):
         raise ValueError(
-            f"{progress_dir} has counts of {len(pictures)} pictures, not of {len(mask_paths)}; all processes must see "
-            "the same --output_dir"
+            f"{progress_dir} has counts of {len(pictures)} pictures as they are now, not of {len(mask_paths)}; none "
+            "may change during the evaluation, and all processes must see the same --output_dir"
         )
     if matrix.sum() == 0:
         raise ValueError(f"dataset {dataset.name} has no labelled pixel in its validation split")
@@ -350,8 +364,12 @@ def begin_or_go_on(evaluation: Evaluation, settings: dict) -> None:
                 (evaluation.output_dir / "predictions").mkdir(exist_ok=True)
 
 
-def evaluate_and_write(evaluation: Evaluation, hub_metric: evaluate.Metric | None) -> None:
-    """Evaluate, and write and print the results; for all processes to call."""
+def evaluate_and_write(evaluation: Evaluation, hub_metric: evaluate.Metric | None) -> tuple[dict, list[dict]] | None:
+    """Evaluate, and write the results; for all processes to call.
+
+    Returns:
+        The content of results.json and the rows of the classes, in the main process; None in the others.
+    """
     settings = evaluation.describe()
     begin_or_go_on(evaluation, settings)
     started = time.perf_counter()
@@ -371,7 +389,7 @@ def evaluate_and_write(evaluation: Evaluation, hub_metric: evaluate.Metric | Non
             results = describe_results(evaluation, settings, scores, pictures) | {"time": time_taken}
             rows = class_rows(scores, matrix, evaluation.dataset.id2label)
             write_results(evaluation, matrix, rows, results)
-            print_summary(evaluation.args, results, rows)
+            return results, rows
 
 
 def main() -> None:
@@ -389,7 +407,7 @@ def main() -> None:
         stop_at_problems(find_output_problems(args), state)
         evaluation = create_evaluation(args, state)
         try:
-            evaluate_and_write(evaluation, hub_metric)
+            written = evaluate_and_write(evaluation, hub_metric)
         except (OSError, ValueError) as error:
             stop(
                 f"error: {error}\nWhat was evaluated is kept. When this is mended, go on with the same command and "
@@ -397,6 +415,9 @@ def main() -> None:
                 state,
             )
         evaluation.accelerator.end_training()
+        if written is not None:
+            with printing():
+                print_summary(args, *written)
 
 
 if __name__ == "__main__":

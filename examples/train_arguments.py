@@ -19,7 +19,7 @@ from common_arguments import (
     mixed_precision,
 )
 
-from van_hf.data import SegmentationDataset, check_train_labels
+from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels
 from van_hf.files import read_json
 from van_hf.inference import load_config
 from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES, VanConfig
@@ -195,14 +195,15 @@ def find_access_problems(args: argparse.Namespace, state: PartialState) -> list[
 
 
 def find_label_problems(dataset: SegmentationDataset, state: PartialState) -> list[str]:
-    """Training masks that a model could learn nothing from; the main process looks at them."""
-    if not state.is_main_process:
-        return []
-    try:
-        check_train_labels(dataset)
-    except ValueError as error:
-        return [f"--dataset: {error}"]
-    return []
+    """Masks that a model could learn nothing from, or not be evaluated by; the main process looks at them."""
+    problems = []
+    if state.is_main_process:
+        for check in (check_train_labels, check_validation_labels):
+            try:
+                check(dataset)
+            except ValueError as error:
+                problems.append(f"--dataset: {error}")
+    return problems
 
 
 def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:

@@ -29,12 +29,14 @@ from common_arguments import (
     claim_output_dir,
     load_dataset,
     load_or_stop,
+    printing,
     process_state,
     stop,
     stop_at_problems,
     warn_of_lone_process,
     write_pictures,
 )
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
@@ -254,12 +256,19 @@ def train(run: Run) -> VanForSemanticSegmentation:
 
         is_checkpoint = args.checkpointing_steps is not None and history.last_step % args.checkpointing_steps == 0
         if is_checkpoint or evaluation_is_due(run):
-            save_checkpoint(
-                accelerator, run.output_dir, history.last_step, run.describe(), args.checkpoints_total_limit
-            )
+            save_state(run)
     progress.close()
     prepare_evaluation(trained_model)
     return trained_model
+
+
+def save_state(run: Run) -> None:
+    """Save a checkpoint; where that fails, the script ends. For all processes to call."""
+    step, limit = run.history.last_step, run.args.checkpoints_total_limit
+    try:
+        save_checkpoint(run.accelerator, run.output_dir, step, run.describe(), limit)
+    except OSError as error:
+        stop_and_keep(run, str(error))
 
 
 def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float, float]:
@@ -328,12 +337,16 @@ def evaluate_model(run: Run, model: VanForSemanticSegmentation) -> None:
 
 
 def stop_and_keep(run: Run, error: str) -> NoReturn:
-    """End the script with an error that has cost nothing, as the state was saved; for all processes to call."""
-    stop(
-        f"error: {error}\nThe training is kept. When this is mended, go on with the same command and "
-        f"--output_dir {run.output_dir} --resume_from_checkpoint latest",
-        run.accelerator.state,
-    )
+    """End the script with an error that costs no more than the steps since a checkpoint; for all processes to call."""
+    checkpoints = complete_checkpoints(run.output_dir)
+    if checkpoints:
+        way_on = (
+            f"The training is kept in {checkpoints[-1]}. When this is mended, go on with the same command and "
+            f"--output_dir {run.output_dir} --resume_from_checkpoint latest"
+        )
+    else:
+        way_on = "There is no checkpoint yet. When this is mended, give the same command again"
+    stop(f"error: {error}\n{way_on}", run.accelerator.state)
 
 
 def prepare_evaluation(model: nn.Module) -> None:
@@ -395,14 +408,16 @@ def write_results(run: Run, model: VanForSemanticSegmentation) -> None:
     """Write model and figures into the output folder, each file whole or not at all, and then the pictures."""
     staging = run.output_dir / "results.partial"
     shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging)
-    run.image_processor.save_pretrained(staging)
-    write_json(staging / "results.json", describe_results(run))
-    # Without config.json a folder is no model, and with results.json the run is finished: they come last.
-    last = ("config.json", "results.json")
-    for path in sorted(staging.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
-        os.replace(path, run.output_dir / path.name)
-    staging.rmdir()
+    try:
+        model.save_pretrained(staging)
+        run.image_processor.save_pretrained(staging)
+        write_json(staging / "results.json", describe_results(run))
+        # Without config.json a folder is no model, and with results.json the run is finished: they come last.
+        last = ("config.json", "results.json")
+        for path in sorted(staging.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
+            os.replace(path, run.output_dir / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     write_pictures(
         run.output_dir,
         {
@@ -459,13 +474,15 @@ def push_results(args: argparse.Namespace) -> None:
     try:
         files = collect_files(args.output_dir)
         card = create_card(files, args.hub_model_id)
-        print(push(files, args.hub_model_id, card=card, private=args.hub_private_repo).describe())
+        pushed = push(files, args.hub_model_id, card=card, private=args.hub_private_repo)
     except (ValueError, OSError) as error:
         private = " --private" if args.hub_private_repo else ""
         sys.exit(
             f"error: {error}\nThe model is whole in {args.output_dir}. To push it:\n"
             f"python examples/push_to_hub.py {args.output_dir} --hub_model_id {args.hub_model_id}{private}"
         )
+    with printing():
+        print(pushed.describe())
 
 
 def main() -> None:
@@ -491,10 +508,12 @@ def main() -> None:
             with fail_together():
                 if state.is_main_process:
                     write_results(run, model)
-                    print_summary(run)
-        except (OSError, ValueError) as error:
-            stop_and_keep(run, f"the results cannot be written: {error}")
+        except (OSError, SafetensorError, ValueError) as error:
+            stop_and_keep(run, f"the results cannot be written to {run.output_dir}: {error}")
         run.accelerator.end_training()
+        if state.is_main_process:
+            with printing():
+                print_summary(run)
         # Last, as the other processes would not wait for as long as an upload may take.
         if args.push_to_hub and state.is_main_process:
             push_results(args)

@@ -5,6 +5,7 @@ the launcher of the examples."""
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,6 +129,17 @@ def boxes(tmp_path_factory) -> Path:
     datasets.DatasetDict(splits).save_to_disk(folder)
     (folder / "id2label.json").write_text(json.dumps(BOX_NAMES))
     return folder
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file that this process writes grow beyond a number of bytes, as if the disk were full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def child_environment(**variables: str) -> dict[str, str]:

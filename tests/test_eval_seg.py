@@ -1,10 +1,13 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import csv
+import errno
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -16,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import BOX_NAMES, finish, held_folders, launch, paired_folders, tiny_config
+from conftest import BOX_NAMES, child_environment, finish, held_folders, launch, paired_folders, tiny_config
 from PIL import Image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
@@ -193,6 +196,76 @@ def test_damaged_picture_stops_all_processes_and_costs_nothing(monkeypatch, tmp_
     assert [whole[name] for name in FIGURES] == [mended[name] for name in FIGURES]
 
 
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_what_was_replaced_meanwhile_is_evaluated_again(monkeypatch, tmp_path, box_files, quick_model, kind):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(eval_seg, "write_pictures", lambda *_: None)
+    data = Path(shutil.copytree(box_files, "data"))
+    arguments = ("--dataset", data, "--model_name_or_path", quick_model, "--output_dir")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(eval_seg, "collect_counts", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        run_here(patch, *arguments, "mended")
+    file = data / kind / "validation" / "1.png"
+    with Image.open(file) as content:
+        content.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(file)
+    run_here(monkeypatch, *arguments, "mended")
+    run_here(monkeypatch, *arguments, "whole")
+    whole, mended = results_of(tmp_path / "whole"), results_of(tmp_path / "mended")
+    assert mended["time"]["pictures_in_these_seconds"] == 1
+    assert [whole[name] for name in FIGURES] == [mended[name] for name in FIGURES]
+
+
+def test_masks_without_a_label_can_be_mended(monkeypatch, capsys, tmp_path, quick_model):
+    monkeypatch.setattr(eval_seg, "write_pictures", lambda *_: None)
+    folder = paired_folders(tmp_path / "fields")
+    (folder / "id2label.json").write_text(json.dumps(BOX_NAMES))
+    masks = sorted(folder.glob("annotations/validation/*.png"))
+    arguments = ("--dataset", folder, "--model_name_or_path", quick_model, "--output_dir", tmp_path / "out")
+    for mask in masks:
+        Image.new("L", (8, 6), 255).save(mask)
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, *arguments)
+    assert stop.value.code == 1 and "no labelled pixel in its validation split" in capsys.readouterr().err
+    for mask in masks:
+        Image.new("L", (8, 6), 1).save(mask)
+    run_here(monkeypatch, *arguments)
+    assert results_of(tmp_path / "out")["labels_without_pixels"] == ["sky", "box"]
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_printed_costs_nothing(tmp_path, box_files, quick_model):
+    data = Path(shutil.copytree(box_files, tmp_path / "data"))
+    (data / "id2label.json").write_text(json.dumps(["sky \N{CLOUD}", "ground \ud800", "box"]))
+    command = [sys.executable, SCRIPT, "--dataset", data, "--model_name_or_path", quick_model, "--output_dir"]
+    environment = child_environment(PYTHONIOENCODING="latin-1", ACCELERATE_USE_CPU="true")
+    options = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "encoding": "latin-1"}
+    done = subprocess.run([*command, "plain"], stdout=subprocess.PIPE, **options)
+    assert done.returncode == 0, done.stderr
+    assert "\nsky \\u2601 " in done.stdout and "\nground \\ud800 " in done.stdout
+    assert "Results are in plain" in done.stdout
+
+    with subprocess.Popen([*command, "closed"], stdout=subprocess.PIPE, **options) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 0, error
+    assert "warning: the summary could not be printed: [Errno 32] Broken pipe" in error
+    assert results_of(tmp_path / "closed")["iou"] == results_of(tmp_path / "plain")["iou"]
+
+
+@pytest.mark.parametrize("name", ["append_counts", "write_rows"])
+def test_full_disk_is_told_with_the_file(monkeypatch, capsys, tmp_path, boxes, quick_model, name):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    arguments = ("--dataset", boxes, "--model_name_or_path", quick_model, "--output_dir", tmp_path / "out")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(eval_seg, name, fail)
+        run_here(patch, *arguments)
+    assert stop.value.code == 1
+    file = {"append_counts": r"progress/\d+-0.jsonl", "write_rows": "per_class.csv"}[name]
+    assert re.search(rf"No space left on device: '{tmp_path}/out/{file}'", capsys.readouterr().err)
+
+
 def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes, quick_model):
     monkeypatch.setattr(eval_seg, "plot_predictions", lambda *_, **__: 1 / 0)
     run_here(monkeypatch, "--dataset", boxes, "--model_name_or_path", quick_model, "--output_dir", tmp_path)
@@ -262,7 +335,10 @@ def test_what_cannot_be_loaded_or_written_is_a_problem_of_the_arguments(
     expected = {
         ("--output_dir", "file/out"): "--output_dir file/out cannot be written to: Not a directory",
         ("--dataset", "none"): "--dataset: dataset 'none' could not be loaded: ",
-        ("--model_name_or_path", "someone/van"): "--model_name_or_path: We couldn't connect to",
+        (
+            "--model_name_or_path",
+            "someone/van",
+        ): "the config.json of someone/van cannot be loaded: We couldn't connect to",
         ("--model_name_or_path", "damaged"): "the weights of damaged cannot be used (SafetensorError: ",
         ("--model_name_or_path", "seven"): "seven has 7 labels, dataset",
         ("--metric", "mean_iou"): "--metric: mean_iou could not be loaded from the Hub: ",

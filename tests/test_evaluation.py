@@ -129,18 +129,37 @@ def test_counts_are_read_as_they_were_written(tmp_path):
     for name, indices in {"a": (5, 0), "b": (2, 5)}.items():
         with (tmp_path / f"{name}.jsonl").open("w") as file:
             for idx in indices:
-                append_counts(file, PictureResult(idx, torch.zeros(1, 1), written[idx]))
+                append_counts(file, PictureResult(idx, torch.zeros(1, 1), written[idx]), f"digest {idx}")
             file.write('{"idx": 7, "cells": [1, 2')
-    read = list(read_counts(tmp_path, num_labels=4))
+    read = list(read_counts(tmp_path, 4, [f"digest {idx}" for idx in range(6)]))
     assert [idx for idx, _ in read] == [5, 0, 2]
     assert all(torch.equal(matrix, written[idx]) for idx, matrix in read)
 
 
-@pytest.mark.parametrize("line", ["no json", '{"idx": 1}', '{"idx": 1, "cells": [99], "counts": [1]}', "[]"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        '{"idx": 1, "digest": "", "cells": [99], "counts": [1]}',
+        '{"idx": 1, "cells": [0], "counts": [1]}',
+        "[]",
+    ],
+)
 def test_broken_counts_are_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text(f"{line}\n")
     with pytest.raises(ValueError, match=r"a.jsonl, line 1, is no record"):
-        list(read_counts(tmp_path, num_labels=4))
+        list(read_counts(tmp_path, 4, ["digest"] * 2))
+
+
+def test_counts_of_files_that_have_changed_are_left_out(tmp_path):
+    for name, digests in {"a": ["old", "same"], "b": ["new"]}.items():
+        with (tmp_path / f"{name}.jsonl").open("w") as file:
+            for idx, digest in enumerate(digests):
+                append_counts(file, PictureResult(idx, torch.zeros(1, 1), torch.full((1, 1), ord(name))), digest)
+    assert {idx: int(matrix) for idx, matrix in read_counts(tmp_path, 1, ["new", "same"])} == {
+        0: ord("b"),
+        1: ord("a"),
+    }
 
 
 def test_protocols_choose_the_inference():

@@ -310,6 +310,11 @@ def test_configurations_that_are_no_vans_are_named(tmp_path, content, message):
         load_config(str(tmp_path))
 
 
+def test_a_model_that_cannot_be_had_is_named():
+    with pytest.raises(OSError, match="the config.json of someone/vann cannot be loaded: We couldn't connect"):
+        load_config("someone/vann")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_are_loaded_in_float32(model, saved, tmp_path, dtype):
     copy.deepcopy(model).to(dtype).save_pretrained(tmp_path)

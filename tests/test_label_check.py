@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from van_hf.data import SegmentationDataset, check_train_labels
+from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels
 from van_hf.data.label_check import MaskContents, count_raw_values, look_at_masks
 
 NAMES = {0: "background", 1: "crop", 2: "weed"}
@@ -50,6 +50,19 @@ def test_fewer_than_two_labels_are_refused(values, do_reduce_labels, words):
     with pytest.raises(ValueError, match="a model would learn nothing") as error:
         check_train_labels(dataset_of([mask_of(*values)] * 2, do_reduce_labels=do_reduce_labels))
     assert all(word in str(error.value) for word in words)
+
+
+def test_validation_masks_without_a_label_are_refused():
+    dataset = dataset_of([mask_of(1)])
+    for masks in ([mask_of(*[255] * 10)] * 2, [mask_of(*[255] * 10), mask_of()]):
+        dataset.splits["validation"] = dataset_of(masks).splits["train"]
+        if masks[1].any():
+            with pytest.raises(
+                ValueError, match="'fields': its 2 validation masks hold 255 .*: the masks hold no label"
+            ):
+                check_validation_labels(dataset)
+        else:
+            check_validation_labels(dataset)  # one label will do
 
 
 def test_a_dataset_of_one_label_is_refused():

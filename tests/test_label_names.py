@@ -34,7 +34,7 @@ def test_names_told_apart_differ_from_all_others():
     assert len(set(names.values())) == 3 and names[1] == "a (1)"
 
 
-@pytest.mark.parametrize("name", [None, "", " ", True, ["wall"], {"name": "wall"}])
+@pytest.mark.parametrize("name", [None, "", " ", True, float("nan"), np.float32("nan"), ["wall"], {"name": "wall"}])
 def test_a_label_without_name_is_an_error(name):
     with pytest.raises(ValueError, match=r"id2label: label 1 is called .*; expected a name.*255 in the masks"):
         read_id2label({0: "sky", 1: name})
@@ -51,6 +51,7 @@ def test_null_is_no_name(tmp_path):
     [
         ('{"0": "sky", "1": "wall", "1": "road"}', "several entries for '1'"),
         ('{"0": "sky", "00": "wall"}', r"numbers its 2 labels \[0, 0\]"),
+        ("true", "is True; expected label names by number"),
         ("null", "is None; expected label names by number"),
         ('["sky"', "cannot be read as JSON"),
     ],
@@ -59,6 +60,12 @@ def test_files_that_would_lose_labels_are_refused(tmp_path, text, message):
     (tmp_path / "names.json").write_text(text)
     with pytest.raises(ValueError, match=f"names.json .*{message}"):
         read_id2label(tmp_path / "names.json")
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_boolean_is_no_number_of_labels(value):
+    with pytest.raises(ValueError, match=f"id2label is {value}; expected label names by number"):
+        read_id2label(value)
 
 
 def test_files_may_begin_with_a_byte_order_mark(tmp_path):

@@ -1,5 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 import torch
 import train_seg
 from accelerate import Accelerator
-from conftest import BOX_NAMES, finish, held_folders, launch, paired_folders, tiny_config
+from conftest import BOX_NAMES, finish, held_folders, largest_file, launch, paired_folders, tiny_config
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -186,6 +187,61 @@ def test_damaged_validation_picture_costs_nothing(monkeypatch, capsys, tmp_path,
     assert results_of(Path("whole"))["evaluations"] == results_of(Path("mended"))["evaluations"]
 
 
+def test_full_disk_keeps_the_training(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint = train_seg.save_checkpoint
+
+    def save_on_full_disk(accelerator, output_dir, step, *arguments):
+        with largest_file(10_000 if step == full_at else 10**9):
+            save_checkpoint(accelerator, output_dir, step, *arguments)
+
+    way_on = "go on with the same command and --output_dir out --resume_from_checkpoint latest"
+    expected = {
+        1: ("There is no checkpoint yet. When this is mended, give the same command again", []),
+        2: (f"The training is kept in out/checkpoint-1. When this is mended, {way_on}", ["checkpoint-1"]),
+    }
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 2, "--checkpointing_steps", 1)
+    arguments += ("--output_dir", "out")
+    for full_at, (message, left) in expected.items():
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+            patch.setattr(train_seg, "save_checkpoint", save_on_full_disk)
+            run_here(patch, train_seg, *arguments)
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert f"error: out/checkpoint-{full_at} cannot be written, with " in error and message in error
+        assert [path.name for path in Path("out").glob("checkpoint*")] == left
+
+    resume = (*arguments, "--resume_from_checkpoint", "latest")
+    write_results = train_seg.write_results
+
+    def write_on_full_disk(*results):
+        with largest_file(10_000):
+            write_results(*results)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(train_seg, "write_results", write_on_full_disk)
+        run_here(patch, train_seg, *resume)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert "error: the results cannot be written to out: " in error
+    assert f"The training is kept in out/checkpoint-2. When this is mended, {way_on}" in error
+    assert {path.name for path in Path("out").iterdir()} == {"checkpoint-1", "checkpoint-2"}
+    run_here(monkeypatch, train_seg, *resume)
+    assert results_of(Path("out"))["mean_iou"] >= 0
+
+
+def test_summary_that_cannot_be_printed_costs_nothing(monkeypatch, capsys, tmp_path, boxes):
+    def fail(_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.setattr(train_seg, "print_summary", fail)
+    run_here(monkeypatch, train_seg, "--dataset", boxes, *SHORT, "--output_dir", tmp_path)
+    assert "warning: the summary could not be printed: [Errno 32] Broken pipe" in capsys.readouterr().err
+    assert results_of(tmp_path)["mean_iou"] >= 0
+
+
 @pytest.mark.parametrize("step", [3, 6])
 def test_run_stopped_in_an_evaluation_begins_with_it(monkeypatch, tmp_path, runs, boxes, step):
     monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
@@ -285,7 +341,10 @@ def test_what_cannot_be_loaded_or_written_is_a_problem_of_the_arguments(monkeypa
         ("--output_dir", "x" * 300): "cannot be written to: File name too long",
         ("--dataset", "none"): "--dataset: dataset 'none' could not be loaded: ",
         ("--train_split", "train[90%:"): "--dataset: train_split='train[90%:' does not fit",
-        ("--model_name_or_path", "someone/van"): "--model_name_or_path: We couldn't connect to",
+        (
+            "--model_name_or_path",
+            "someone/van",
+        ): "the config.json of someone/van cannot be loaded: We couldn't connect to",
         ("--model_name_or_path", "other"): "other is a model of the type 'segformer'; it must be 'van'",
         (
             "--model_name_or_path",
@@ -334,6 +393,16 @@ def test_masks_without_a_label_beside_background_stop_the_script(monkeypatch, tm
         capsys.readouterr().err,
     )
     assert not list(tmp_path.glob("run/*"))
+
+
+def test_validation_masks_without_a_label_stop_the_script(monkeypatch, capsys, tmp_path, box_files):
+    data = Path(shutil.copytree(box_files, tmp_path / "data"))
+    for path in data.glob("annotations/validation/*.png"):
+        with Image.open(path) as mask:
+            Image.new("L", mask.size, 255).save(path)
+    (problem,) = run_refused(monkeypatch, capsys, "--dataset", data, *TRAINING, "--output_dir", tmp_path / "run")
+    assert "its 5 validation masks hold 255 (100.0 %), and 255 is ignored: the masks hold no label at all" in problem
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (1.0, float("inf"))])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import largest_file
 from torch import nn
 
 from van_hf import VanConfig, VanForSemanticSegmentation
@@ -137,7 +138,8 @@ def test_history_survives_its_state_dict():
 
 def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):
     accelerator = Accelerator(cpu=True)
-    model = accelerator.prepare(nn.Linear(2, 2))
+    model = nn.Linear(2, 2)
+    model, _ = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
     for step in (9, 10, 11):
         model.weight.data.fill_(step)
         save_checkpoint(accelerator, tmp_path, step, {"seed": 0}, total_limit=2)
@@ -153,6 +155,11 @@ def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(accelerator, tmp_path, 12, {}, total_limit=2)
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-11"]
+
+    for size in (20, 400):  # too small for the weights; for the optimizer, which torch saves
+        with largest_file(size), pytest.raises(OSError, match=r"checkpoint-12 cannot be written, with .* MB free"):
+            save_checkpoint(accelerator, tmp_path, 12, {}, total_limit=2)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-11"]
 
     save_checkpoint(accelerator, tmp_path, 12, {}, total_limit=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-11", "checkpoint-12"]

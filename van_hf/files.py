@@ -45,10 +45,28 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     # A process of its own each, so that two that write the same file do not meet.
     partial = path.with_name(f".partial-{os.getpid()}{path.suffix}")
     try:
-        save(partial)
+        with named_file(path):
+            save(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_file(path: Path) -> Iterator[None]:
+    """Name the file that is written in an `OSError` that names none, as that of a full disk.
+
+    Raises:
+        OSError: of the same kind, with `path` as its `filename`; one without a code has the path in its message.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:
+            raise OSError(f"{path} cannot be written: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:

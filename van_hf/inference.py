@@ -265,11 +265,16 @@ def load_weights(name_or_path: str, config: VanConfig) -> tuple[VanForSemanticSe
 
 @contextmanager
 def _named(name_or_path: str, part: str) -> Iterator[None]:
-    """Turn the many kinds of errors that damaged files raise into a ValueError that names the part of the model."""
+    """Turn the many kinds of errors that damaged files raise into a ValueError that names the part of the model.
+
+    An `OSError` stays one, and names the model: that of a machine without network tells the Hub's address alone.
+    """
     try:
         yield
-    except OSError:
-        raise
+    except OSError as error:
+        if str(name_or_path) in str(error):
+            raise
+        raise OSError(f"the {part} of {name_or_path} cannot be loaded: {error}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".removeprefix("ValueError: ").splitlines()[0]
         raise ValueError(

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .evaluation import fail_together
 from .files import write_json
 
 
@@ -228,21 +230,32 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
         step: Number of optimizer steps taken.
         run: What the run is, for `run.json` in the checkpoint.
         total_limit: Number of checkpoints to keep.
+
+    Raises:
+        OSError: The checkpoint cannot be written, in any of the processes; those that were there stay.
     """
+    checkpoint = output_dir / f"checkpoint-{step}"
     partial_folder = output_dir / f"checkpoint-{step}.partial"
     if accelerator.is_main_process:
         shutil.rmtree(partial_folder, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial_folder))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(partial_folder / "run.json", run)
-        checkpoint = output_dir / f"checkpoint-{step}"
-        _remove_checkpoint(checkpoint)
-        partial_folder.rename(checkpoint)
-        for old in complete_checkpoints(output_dir)[:-total_limit]:
-            _remove_checkpoint(old)
-    accelerator.wait_for_everyone()
+    try:
+        with fail_together():
+            accelerator.save_state(str(partial_folder))
+        with fail_together():
+            if accelerator.is_main_process:
+                write_json(partial_folder / "run.json", run)
+                _remove_checkpoint(checkpoint)
+                partial_folder.rename(checkpoint)
+                for old in complete_checkpoints(output_dir)[:-total_limit]:
+                    _remove_checkpoint(old)
+    # A full disk is an error of safetensors where it writes, and a RuntimeError, without the reason, of torch.
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        free = shutil.disk_usage(output_dir).free / 1e6
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            shutil.rmtree(partial_folder, ignore_errors=True)
+        raise OSError(f"{checkpoint} cannot be written, with {free:.1f} MB free on its disk: {error}") from error
 
 
 def _remove_checkpoint(checkpoint: Path) -> None:

@@ -3,7 +3,7 @@
 """Datasets for semantic segmentation, through `datasets`, and the training augmentation."""
 
 from .augmentation import TrainAugmentation
-from .label_check import check_train_labels
+from .label_check import check_train_labels, check_validation_labels
 from .loading import SegmentationDataset, load_segmentation_dataset
 from .samples import TrainSamples, read_example
 
@@ -12,6 +12,7 @@ __all__ = [
     "TrainAugmentation",
     "TrainSamples",
     "check_train_labels",
+    "check_validation_labels",
     "load_segmentation_dataset",
     "read_example",
 ]

@@ -1,6 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What the masks of a dataset hold, looked at before a training that could learn nothing from them."""
+"""What the masks of a dataset hold, looked at before a training that could learn or measure nothing by them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_train_labels(dataset: SegmentationDataset) -> None:
     contents = look_at_masks(dataset)
     labels = contents.labels(dataset.do_reduce_labels)
     if len(labels) < 2:
-        raise ValueError(_describe_lack(dataset, contents, labels))
+        raise ValueError(_describe_lack(dataset, contents, labels, "training", "a model would learn nothing"))
     missing = [f"{label} {name!r}" for label, name in dataset.id2label.items() if label not in labels]
     if missing:
         seen = f"the {contents.num_seen} training masks looked at, of {contents.num_masks},"
@@ -76,6 +76,19 @@ def check_train_labels(dataset: SegmentationDataset) -> None:
             dataset.num_labels,
             ", ".join(missing[:10]) + (", …" if len(missing) > 10 else ""),
         )
+
+
+def check_validation_labels(dataset: SegmentationDataset) -> None:
+    """Look at the validation masks.
+
+    Raises:
+        ValueError: a mask cannot be read, or there is nothing to evaluate: no label occurs in any of the masks. The
+            message says what they hold, and what would do.
+    """
+    contents = look_at_masks(dataset, "validation")
+    labels = contents.labels(dataset.do_reduce_labels)
+    if not labels:
+        raise ValueError(_describe_lack(dataset, contents, labels, "validation", "a model could not be evaluated"))
 
 
 def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks: int = NUM_MASKS) -> MaskContents:
@@ -157,8 +170,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"
 
 
-def _describe_lack(dataset: SegmentationDataset, contents: MaskContents, labels: list[int]) -> str:
-    """That there is nothing to learn, in words, and what would do."""
+def _describe_lack(
+    dataset: SegmentationDataset, contents: MaskContents, labels: list[int], kind: str, consequence: str
+) -> str:
+    """That the masks of a kind hold too few labels, in words, with the consequence, and what would do."""
     ignored = []
     if dataset.do_reduce_labels and 0 in contents.pixels:
         ignored.append("0 means 'other' and is ignored (do_reduce_labels=True)")
@@ -175,7 +190,7 @@ def _describe_lack(dataset: SegmentationDataset, contents: MaskContents, labels:
     if dataset.num_labels < 2:
         advice.append("name two labels at least, the background being one")
     return (
-        f"dataset {dataset.name!r}: its {contents.num_masks} training masks hold {contents.describe()}"
-        f"{''.join(f', and {reason}' for reason in ignored)}: the {found}, and a model would learn nothing. "
+        f"dataset {dataset.name!r}: its {contents.num_masks} {kind} masks hold {contents.describe()}"
+        f"{''.join(f', and {reason}' for reason in ignored)}: the {found}, and {consequence}. "
         f"{'; '.join(advice)}."
     )

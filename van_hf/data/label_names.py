@@ -31,7 +31,7 @@ def read_id2label(value: dict[int, str] | list[str] | str | Path | int, origin: 
             value = json.loads(Path(value).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
         except (OSError, ValueError) as error:
             raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         value = [f"LABEL_{index}" for index in range(value)]
     if isinstance(value, (list, tuple)):
         value = dict(enumerate(value))
@@ -74,7 +74,8 @@ def unique_names(id2label: dict[int, str], origin: str = "id2label") -> dict[int
 
 
 def _checked_name(number: int, name: object, origin: str) -> str:
-    is_name = isinstance(name, (str, Real)) and not isinstance(name, bool) and str(name).strip()
+    # NaN, the one value that differs from itself, is what pandas makes of an empty cell.
+    is_name = isinstance(name, (str, Real)) and not isinstance(name, bool) and name == name and str(name).strip()
     if not is_name:
         raise ValueError(
             f"{origin}: label {number} is called {json.dumps(name, default=repr)}; expected a name. What is not to be "

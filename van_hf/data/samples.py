@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import datasets
 import numpy as np
 import torch
+from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image
 
 from ..model.image_processing_van import VanImageProcessor, reduce_labels, upright
@@ -77,16 +79,49 @@ def named_errors(split: datasets.Dataset, idx: int, name: str) -> Iterator[None]
         raise ValueError(f"{name}[{idx}]{listed}{problem} {error or type(error).__name__}") from error
 
 
-def _files(split: datasets.Dataset, idx: int) -> list[dict]:
-    """The files of an example, undecoded, as far as the split has such."""
-    if not isinstance(split, datasets.Dataset):
-        return []
+def digests_of_files(split: datasets.Dataset, name: str) -> list[str]:
+    """Return a digest of each example's files, undecoded, in 32 characters: another wherever one of them is another.
+
+    Args:
+        split: has the columns `image` and `annotation` of the type `datasets.Image`.
+        name: what the split is called in errors, see [`named_errors`].
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    digests = []
+    for idx, files in enumerate(_undecoded(split)):
+        digest = hashlib.blake2b(digest_size=16)
+        with named_errors(split, idx, name):
+            for file in filter(None, files.values()):
+                # Of the same length each, so that no byte can pass from one file to the other.
+                digest.update(hashlib.blake2b(_content(file)).digest())
+        digests.append(digest.hexdigest())
+    return digests
+
+
+def _content(file: dict) -> bytes:
+    if file["bytes"] is not None:
+        return file["bytes"]
+    with xopen(file["path"], "rb") as opened:
+        return opened.read()
+
+
+def _undecoded(split: datasets.Dataset) -> datasets.Dataset:
+    """The columns that hold files, as {"bytes": ..., "path": ...}."""
     columns = [column for column in ("image", "annotation") if isinstance(split.features.get(column), datasets.Image)]
     split = split.with_format(None).select_columns(columns)
     for column in columns:
         split = split.cast_column(column, datasets.Image(decode=False))
+    return split
+
+
+def _files(split: datasets.Dataset, idx: int) -> list[dict]:
+    """The files of an example, undecoded, as far as the split has such."""
+    if not isinstance(split, datasets.Dataset):
+        return []
     try:
-        return [file for file in split[idx].values() if file is not None]
+        return [file for file in _undecoded(split)[idx].values() if file is not None]
     except Exception:  # what cannot be read at all has been reported by the first error
         return []
 
