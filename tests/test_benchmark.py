@@ -293,6 +293,7 @@ def test_complexity_of_a_case_done_by_hand(here, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("size", "head"), [(size, head) for head, sizes in PUBLISHED_PARAMETERS.items() for size in sizes]
 )
+@pytest.mark.slow
 def test_complexity_of_the_published_models(size, head):
     counted = complexity.complexity(VanConfig.from_size(size, head), 512, 2048)
     published = PUBLISHED_PARAMETERS[head][size]
