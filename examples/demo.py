@@ -35,7 +35,7 @@ from van_hf.visualization import class_shares, legend_text, mask_image, palette_
 
 DEFAULT_MODEL = "outputs/van-scenes"
 PROTOCOLS = ("whole picture", "sliding window", "multi-scale + flip")
-# Such a picture takes up to 2 GB of memory besides the model's; above 89 megapixels Pillow would warn.
+# Such a picture takes up to 2.4 GB of memory besides the model's; above 89 megapixels Pillow would warn.
 MAX_MEGAPIXELS = 80
 # Of what the model sees, which the image processor may leave as large as the picture, or make larger.
 MAX_MODEL_MEGAPIXELS = 8
