@@ -90,6 +90,11 @@ def load_start_config(args: argparse.Namespace) -> VanConfig | None:
     return load_config(args.model_name_or_path) if args.model_name_or_path is not None else None
 
 
+def is_segmentation_model(config: VanConfig) -> bool:
+    """Return whether the configuration is that of a whole model, decode head included."""
+    return "VanForSemanticSegmentation" in (config.architectures or [])
+
+
 def resolve_recipe(args: argparse.Namespace, start: VanConfig | None) -> Recipe:
     """Return the recipe with what the arguments, and the head of the model to start from, change in it.
 
@@ -98,8 +103,7 @@ def resolve_recipe(args: argparse.Namespace, start: VanConfig | None) -> Recipe:
         start: what [`load_start_config`] returned.
     """
     given = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
-    is_whole_model = start is not None and "VanForSemanticSegmentation" in (start.architectures or [])
-    if args.decode_head is None and args.model_size is None and is_whole_model:
+    if args.decode_head is None and args.model_size is None and start is not None and is_segmentation_model(start):
         given["decode_head"] = start.decode_head
     return replace(RECIPES[recipe_name(args)], **{name: value for name, value in given.items() if value is not None})
 

@@ -51,6 +51,7 @@ from train_arguments import (
     find_problems,
     find_recipe_problems,
     first_output_dir,
+    is_segmentation_model,
     is_used,
     load_start_config,
     parse_arguments,
@@ -61,8 +62,8 @@ from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __v
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json
-from van_hf.inference import DTYPES, Protocol, load_weights, predict
-from van_hf.model.configuration_van import VAN_SIZES
+from van_hf.inference import DTYPES, Protocol, load_config, load_weights, predict
+from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.training import (
     Recipe,
     TrainingHistory,
@@ -84,6 +85,8 @@ MINI = {
     "layer_scale_init_value": 1.0,
     "decoder_hidden_size": 32,
     "fpn_hidden_size": 32,
+    "ham_hidden_size": 64,
+    "ham_rank": 16,
     "auxiliary_hidden_size": 32,
 }
 NUM_PICTURES_SHOWN = 6
@@ -161,12 +164,15 @@ def create_model(
         "label2id": {label: idx for idx, label in dataset.id2label.items()},
         "palette": dataset.palette,
     }
-    path = args.model_name_or_path
+    path, strides = args.model_name_or_path, list(DECODE_HEADS[recipe.decode_head].strides)
     if args.model_size in VAN_SIZES:
         config = VanConfig.from_size(args.model_size, **fields)
     elif args.model_size == "mini" or path is None:
-        config = VanConfig(**MINI, **fields)
+        config = VanConfig(**MINI, strides=strides, **fields)
     else:
+        start = load_config(path)
+        if not is_segmentation_model(start) or start.decode_head != recipe.decode_head:
+            fields["strides"] = strides  # the new head's
         config = VanConfig.from_pretrained(path, **fields)
     if path is None:
         return VanForSemanticSegmentation(config), ["all"]

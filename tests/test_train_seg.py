@@ -8,9 +8,10 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import eval_seg
 import pytest
@@ -21,8 +22,8 @@ from conftest import BOX_NAMES, finish, held_folders, largest_file, launch, pair
 from PIL import Image
 from safetensors.torch import load_file
 
-from van_hf import VanConfig, VanForSemanticSegmentation
-from van_hf.training import complete_checkpoints
+from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
+from van_hf.training import RECIPES, complete_checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
 
@@ -292,6 +293,27 @@ def test_half_precision_checkpoint_is_trained_in_float32(monkeypatch, tmp_path, 
     assert_same_weights(Path("from_full"), Path("out"))
     assert {tensor.dtype for tensor in load_file("out/model.safetensors").values()} == {torch.float32, torch.int64}
     assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("size", [None, "mini", "b0"])
+@pytest.mark.parametrize("start", ["classifier", "semantic_fpn", "ham", None])
+@pytest.mark.parametrize("decode_head", ["light_ham", "ham"])
+def test_every_head_has_its_strides(monkeypatch, tmp_path, size, start, decode_head):
+    """Whatever training starts from; but a whole model keeps its own."""
+    monkeypatch.chdir(tmp_path)
+    if start is not None:
+        model_class = VanForImageClassification if start == "classifier" else VanForSemanticSegmentation
+        config = tiny_config("light_ham" if start == "classifier" else start, decoder_hidden_size=32)
+        model_class(config).save_pretrained(start)
+    monkeypatch.setattr(train_seg, "load_weights", lambda path, config: (VanForSemanticSegmentation(config), []))
+    monkeypatch.setitem(train_seg.VAN_SIZES, "b0", ([8, 32, 32, 32], [1, 1, 1, 1], {decode_head: 0.1}))
+    args = SimpleNamespace(model_name_or_path=start, model_size=size)
+    recipe = replace(RECIPES["scenes"], decode_head=decode_head)
+    dataset = SimpleNamespace(id2label=BOX_NAMES, palette=None)
+    model, _ = train_seg.create_model(args, recipe, dataset)
+    assert model.config.decode_head == decode_head
+    assert list(model.config.strides) == ([4, 2, 1, 1] if decode_head == "ham" else [4, 2, 2, 2])
+    assert model.config.logits_stride == 8
 
 
 def test_head_of_the_start_model_is_trained_and_recorded(monkeypatch, tmp_path, boxes):

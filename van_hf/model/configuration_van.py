@@ -106,7 +106,7 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
         decode_head (`str`, *optional*, defaults to `"upernet"`):
             Head of the segmentation model: `"upernet"` (https://arxiv.org/abs/1807.10221), `"semantic_fpn"`
             (https://arxiv.org/abs/1901.02446), or `"light_ham"` or `"ham"`, Light-Ham and HamNet
-            (https://arxiv.org/abs/2109.04553).
+            (https://arxiv.org/abs/2109.04553). HamNet goes with the `strides` `[4, 2, 1, 1]`.
         decoder_hidden_size (`int`, *optional*):
             Channels of the decode head: by default 128 for Semantic FPN, 512 for the others.
         fpn_hidden_size (`int`, *optional*, defaults to 256):
