@@ -13,7 +13,11 @@ from .inference import RATIOS, Protocol
 from .model.configuration_van import VAN_SIZES, VanConfig
 
 SEGMENTATION_URL = "https://github.com/Visual-Attention-Network/VAN-Segmentation"
+# Where Light-Ham and HamNet were published; later commits list them no more.
+HAM_URL = f"{SEGMENTATION_URL}/tree/2573491c4da4ad0691039a1b41a3d743fa5ed1e0"
 CLASSIFICATION_URL = "https://github.com/Visual-Attention-Network/VAN-Classification"
+# The decode heads of the one publication.
+HAM_HEADS = ("light_ham", "ham")
 # The authors' classifiers on the Hub, in transformers 4's format, which van_hf loads as it is.
 HUB_CLASSIFIERS = {
     "b0": "Visual-Attention-Network/van-tiny",
@@ -23,14 +27,14 @@ HUB_CLASSIFIERS = {
 }
 # What the authors' figures were measured with, by decode head; None is a classifier.
 PUBLISHED_PROTOCOLS = {
-    **dict.fromkeys(("upernet", "light_ham", "ham"), Protocol(ratios=RATIOS, flip=True).describe()),
+    **dict.fromkeys(("upernet", *HAM_HEADS), Protocol(ratios=RATIOS, flip=True).describe()),
     "semantic_fpn": Protocol().describe(),
     None: "top-1, 224x224 pixels from the middle of the picture",
 }
 # (height, width) in pixels of the pictures that the authors count multiply-adds for, by decode head.
 GMACS_SIZES = {
     **dict.fromkeys(("upernet", "semantic_fpn"), (512, 2048)),
-    **dict.fromkeys(("light_ham", "ham"), (512, 512)),
+    **dict.fromkeys(HAM_HEADS, (512, 512)),
     None: (224, 224),
 }
 # The authors' own evaluation of five Light-Ham models on ADE20K, in percent, the classes in label order.
@@ -88,7 +92,9 @@ class ReleasedCheckpoint:
     @property
     def url(self) -> str:
         """Address of the authors' repository that the checkpoint is from."""
-        return CLASSIFICATION_URL if self.decode_head is None else SEGMENTATION_URL
+        if self.decode_head is None:
+            return CLASSIFICATION_URL
+        return HAM_URL if self.decode_head in HAM_HEADS else SEGMENTATION_URL
 
     @property
     def protocol(self) -> str:
@@ -165,17 +171,20 @@ class PerClass(NamedTuple):
     Attributes:
         mean_iou, mean_accuracy: means over the classes.
         overall_accuracy: share of the pixels.
-        iou, accuracy: of each class, in label order.
+        iou, accuracy: of each class by its name, in label order.
     """
 
     mean_iou: float
     mean_accuracy: float
     overall_accuracy: float
-    iou: list[float]
-    accuracy: list[float]
+    iou: dict[str, float]
+    accuracy: dict[str, float]
 
 
 def read_per_class(name: str) -> PerClass | None:
     """Return the authors' evaluation of one of [`RELEASED_CHECKPOINTS`] by classes; None if they published none."""
-    published = read_json(PER_CLASS_FILE)
-    return PerClass(**published[name]) if name in published else None
+    figures = read_json(PER_CLASS_FILE).get(name)
+    if figures is None:
+        return None
+    by_name = {key: dict(zip(ade20k.CLASS_NAMES, figures[key], strict=True)) for key in ("iou", "accuracy")}
+    return PerClass(**{**figures, **by_name})
