@@ -4,8 +4,8 @@
 
     python examples/convert_checkpoint.py upernet_van_b2_512x512_160k_ade20k.pth van-b2-upernet-ade20k
 
-Kind (UperNet, Semantic FPN, classifier) and architecture are inferred from the tensors. OUTPUT_DIR is written at the
-end, wholly or not at all.
+Kind (UperNet, Semantic FPN, Light-Ham, HamNet, classifier) and architecture are inferred from the tensors. OUTPUT_DIR
+is written at the end, wholly or not at all.
 
 The exit status is 0; 2 if the arguments or the checkpoint are wrong; 1 if OUTPUT_DIR could not be written after all.
 """
@@ -31,12 +31,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "or ADE20K's for a segmentation model of 150 classes, ImageNet's for a classifier of 1000.",
     )
     parser.add_argument(
+        "--ham_rank",
+        type=int,
+        metavar="RANK",
+        help="rank of the factorization in Light-Ham and HamNet, which no tensor tells. By default the authors': 64, "
+        "or 16 with 256 channels.",
+    )
+    parser.add_argument(
         "--trust_pickle",
         action="store_true",
         help="load a file that holds more than tensors and plain containers. This runs any code in it: use it only "
         "for files whose source you trust.",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.ham_rank is not None and args.ham_rank < 1:
+        parser.error(f"--ham_rank must be 1 or more, got {args.ham_rank}")
+    return args
 
 
 def describe(model: VanPreTrainedModel) -> str:
@@ -46,7 +56,8 @@ def describe(model: VanPreTrainedModel) -> str:
     name = f"VAN-{size.upper()}" if size else "VAN of a size that was not published"
     if isinstance(model, VanForSemanticSegmentation):
         auxiliary = " and its auxiliary head" if model.auxiliary_head is not None else ""
-        name += f" with {DECODE_HEADS[config.decode_head].name}{auxiliary}"
+        rank = f" of rank {config.ham_rank}" if hasattr(model.decode_head, "hamburger") else ""
+        name += f" with {DECODE_HEADS[config.decode_head].name}{rank}{auxiliary}"
     elif isinstance(model, VanForImageClassification):
         name += ", classifier"
     else:
@@ -79,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_output_dir(args.output_dir)
         id2label = read_id2label(args.id2label) if args.id2label else None
-        model, image_processor = convert_checkpoint(args.checkpoint, id2label, args.trust_pickle)
+        model, image_processor = convert_checkpoint(args.checkpoint, id2label, args.trust_pickle, args.ham_rank)
         save_converted(model, image_processor, args.output_dir)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,6 @@ Nothing is downloaded: the cards are made from the architectures and from what t
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -20,24 +19,22 @@ from van_hf.model_cards import create_model_card
 from van_hf.released_checkpoints import HUB_CLASSIFIERS, RELEASED_CHECKPOINTS
 
 CARDS_DIR = Path(__file__).parents[1] / "model_cards"
-# (height, width) in pixels of the pictures that the authors count multiply-adds for.
-SEGMENTATION_SIZE = (512, 2048)
-CLASSIFIER_SIZE = (224, 224)
+HEADS = {"upernet": "upernet-", "semantic_fpn": "fpn-", "light_ham": "light-ham-", "ham": "hamnet-", None: ""}
 
 
 def short_name(name: str) -> str:
     """Return the name of a card: upernet-van-b4-22k-ade20k for upernet_van_b4_512x512_160k_ade20k_22k."""
-    head, size, ade20k, large = re.fullmatch(
-        r"(upernet_|fpn_)?van_(b\d)(?:_512x512_160k)?(_ade20k)?(?:_40k)?(_22k)?", name
-    ).groups(default="")
-    return f"{head}van_{size}{large}{ade20k}".replace("_", "-")
+    release = RELEASED_CHECKPOINTS[name]
+    variants = "".join(f"-{variant}" for variant in ("22k", "d256") if f"_{variant}" in name)
+    data_set = "-ade20k" if release.decode_head is not None else ""
+    return f"{HEADS[release.decode_head]}van-{release.size}{variants}{data_set}"
 
 
 def create_card(name: str) -> str:
     """Return the card of one of the authors' checkpoints."""
     release = RELEASED_CHECKPOINTS[name]
     is_classifier = release.decode_head is None
-    height, width = CLASSIFIER_SIZE if is_classifier else SEGMENTATION_SIZE
+    height, width = release.gmacs_size
     config = release.config()
     counted = complexity(config, height, width, classifier=is_classifier, rewritten=False)
     multiply_adds = counted["total"]["multiply_adds"]

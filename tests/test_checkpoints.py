@@ -41,12 +41,29 @@ from van_hf.checkpoints import (
 from van_hf.data.ade20k import CLASS_NAMES, PALETTE
 
 UPERNET, FPN = "seed_upernet_van_tiny.pth", "seed_fpn_van_tiny.pth"
+HAMS = TINY_LIGHT_HAM, TINY_HAM = "seed_light_ham_van_tiny.pth", "seed_ham_van_tiny.pth"
 CLASSIFIER = "seed_classification_van_tiny.pth.tar"
 SEGMENTATION_MANIFESTS = [
     *(f"upernet_van_b{size}_512x512_160k_ade20k" for size in range(5)),
     *(f"upernet_van_b{size}_512x512_160k_ade20k_22k" for size in (4, 5, 6)),
     *(f"fpn_van_b{size}_ade20k_40k" for size in range(5)),
 ]
+# The authors' names: the decode head, the size, the fields that are not theirs, and the number of parameters.
+LIGHT_HAM = "hamnet_light_van_{}_512x512_160k_ade20k"
+HAM = "hamnet_van_{}_512x512_160k_ade20k"
+D256 = {"decoder_hidden_size": 256, "ham_hidden_size": 256, "ham_rank": 16}
+HAM_MANIFESTS = {
+    LIGHT_HAM.format("tiny_d256"): ("light_ham", "b0", D256, 4_208_630),
+    LIGHT_HAM.format("tiny"): ("light_ham", "b0", {"ham_hidden_size": 480}, 4_866_134),
+    LIGHT_HAM.format("small"): ("light_ham", "b1", {}, 14_707_286),
+    LIGHT_HAM.format("base"): ("light_ham", "b2", {}, 27_423_958),
+    LIGHT_HAM.format("large"): ("light_ham", "b3", {}, 45_611_094),
+    LIGHT_HAM.format("huge"): ("light_ham", "b4", {}, 61_128_662),
+    HAM.format("tiny"): ("ham", "b0", {}, 11_940_236),
+    HAM.format("small"): ("ham", "b1", {}, 24_168_172),
+    HAM.format("base"): ("ham", "b2", {}, 36_884_844),
+    HAM.format("large"): ("ham", "b3", {}, 55_071_980),
+}
 # Millions of parameters as the authors publish them, to the digits given there.
 UPERNET_PARAMETERS = {"b0": 32.1, "b1": 43.8, "b2": 56.6, "b3": 74.7, "b4": 90.3, "b5": 121.9, "b6": 231.5}
 FPN_PARAMETERS = {"b0": 7.98, "b1": 17.6, "b2": 30.3, "b3": 48.5, "b4": 64.0}
@@ -61,7 +78,7 @@ def manifests(fixtures_dir):
 
 @pytest.fixture(scope="module")
 def seeds(fixtures_dir):
-    return {name: load_original_checkpoint(fixtures_dir / name) for name in (UPERNET, FPN, CLASSIFIER)}
+    return {name: load_original_checkpoint(fixtures_dir / name) for name in (UPERNET, FPN, *HAMS, CLASSIFIER)}
 
 
 @pytest.fixture
@@ -92,9 +109,9 @@ def build_on_meta(config, model_class):
 
 
 def check_conversion(state_dict, model):
-    """The converted tensors are exactly the model's, and each is the one of the original name."""
+    """The converted tensors are exactly the model's but for the bases, and each is the one of the original name."""
     converted = convert_state_dict(state_dict, model)
-    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    expected = {key: tensor.shape for key, tensor in model.state_dict().items() if not key.endswith(".bases")}
     assert {key: tensor.shape for key, tensor in converted.items()} == expected
     assert len(converted) == len(state_dict)
 
@@ -127,6 +144,22 @@ def test_published_segmentation_checkpoints(manifests, name):
     assert parameters_in_millions(model) == pytest.approx(published[size], abs=0.51 * 10**-digits)
 
 
+@pytest.mark.parametrize("name", HAM_MANIFESTS)
+def test_published_ham_checkpoints(manifests, name):
+    state_dict = on_meta(manifests[f"segmentation/{name}"])
+    decode_head, size, fields, num_parameters = HAM_MANIFESTS[name]
+    fields = {"decoder_hidden_size": 512, "ham_hidden_size": 512, "ham_rank": 64, **fields}
+    config = infer_config(state_dict)
+    assert config.to_dict() == VanConfig.from_size(size, decode_head, **fields).to_dict()
+    assert config.layer_norm_eps == 1e-6
+    assert config.strides == ([4, 2, 1, 1] if decode_head == "ham" else [4, 2, 2, 2])
+    assert infer_model_class(state_dict) is VanForSemanticSegmentation
+    model = build_on_meta(config, VanForSemanticSegmentation)
+    check_conversion(state_dict, model)
+    assert [key for key in model.state_dict() if key.endswith(".bases")] == ["decode_head.hamburger.bases"]
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+
+
 @pytest.mark.parametrize("size", CLASSIFIER_PARAMETERS)
 def test_published_classifiers(manifests, size):
     state_dict = on_meta(manifests[f"classification/van_{size}"])
@@ -142,7 +175,7 @@ def test_published_classifiers(manifests, size):
 
 
 def test_every_manifest_is_tested(manifests):
-    tested = [f"segmentation/{name}" for name in SEGMENTATION_MANIFESTS]
+    tested = [f"segmentation/{name}" for name in (*SEGMENTATION_MANIFESTS, *HAM_MANIFESTS)]
     tested += [f"classification/van_{size}" for size in CLASSIFIER_PARAMETERS]
     assert sorted(tested) == sorted(name for name in manifests if not name.startswith("hub/"))
 
@@ -157,6 +190,32 @@ def test_every_manifest_is_tested(manifests):
 )
 def test_architecture_of_an_unpublished_size(seeds, name, expected):
     assert infer_config(seeds[name][0]).to_dict() == VanConfig(**TINY_BACKBONE, **expected).to_dict()
+
+
+@pytest.mark.parametrize(("name", "head"), [(TINY_LIGHT_HAM, "light_ham"), (TINY_HAM, "ham")])
+def test_ham_rank(seeds, fixtures_dir, name, head):
+    state_dict = seeds[name][0]
+    expected = {"num_labels": 7, "layer_norm_eps": 1e-6, **TINY_BACKBONE, **TINY_HEADS[head]}
+    assert infer_config(state_dict).to_dict() == VanConfig(**{**expected, "ham_rank": 64}).to_dict()
+    assert infer_config(state_dict, ham_rank=8).to_dict() == VanConfig(**expected).to_dict()
+    model, _ = convert_checkpoint(fixtures_dir / name, ham_rank=8)
+    bases = model.decode_head.hamburger.bases
+    assert bases.shape == (64, 8) and torch.equal(bases, type(model.decode_head.hamburger).fixed_bases(64, 8))
+    for rank in (0, -1):
+        assert_refused(fixtures_dir / name, f"ham_rank must be a positive integer, got {rank}", ham_rank=rank)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [(UPERNET, "this has UperNet"), (FPN, "Semantic FPN"), (CLASSIFIER, "no decode head")]
+)
+def test_a_rank_of_heads_that_have_none_is_refused(fixtures_dir, name, found):
+    assert_refused(fixtures_dir / name, f"ham_rank is 64, but only Light-Ham and HamNet .*{found}", ham_rank=64)
+
+
+def test_ham_without_auxiliary_head(seeds, write):
+    state_dict = {key: value for key, value in seeds[TINY_HAM][0].items() if not key.startswith("auxiliary_head.")}
+    model, _ = convert_checkpoint(write(state_dict), dict(enumerate("abcdefg")))
+    assert (model.config.decode_head, model.auxiliary_head) == ("ham", None)
 
 
 def test_upernet_without_auxiliary_head(upernet, write):
@@ -423,6 +482,46 @@ def test_incomplete_semantic_fpn(seeds, write):
     del state_dict["neck.fpn_convs.1.conv.bias"], state_dict["decode_head.scale_heads.3.4.bn.running_var"]
     assert_refused(
         write(state_dict), "missing: neck.fpn_convs.1.conv.bias, decode_head.scale_heads.3.4.bn.running_var"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "named"),
+    [
+        (TINY_LIGHT_HAM, "decode_head.hamburger.ham_out.gn", "missing: decode_head.hamburger.ham_out.gn.weight, "),
+        (TINY_LIGHT_HAM, "decode_head.hamburger.ham_in", "missing: decode_head.hamburger.ham_in.conv.weight, "),
+        (
+            TINY_LIGHT_HAM,
+            "decode_head.hamburger",
+            r"none of .*Light-Ham \(decode_head.hamburger.\*\).* there are deco",
+        ),
+        (TINY_LIGHT_HAM, "decode_head.squeeze", "missing: decode_head.squeeze.conv.weight"),
+        (TINY_LIGHT_HAM, "decode_head.conv_seg", "missing: decode_head.conv_seg.weight"),
+        (TINY_HAM, "decode_head.ham_in", r"none of .*HamNet \(decode_head.ham_in.\*\); besides .* there are decode_"),
+        (TINY_HAM, "decode_head.ham_out", "missing: decode_head.ham_out.conv.weight, decode_head.ham_out.gn.weight"),
+        (TINY_HAM, "decode_head.conv_cat", "missing: decode_head.conv_cat.conv.weight"),
+        (TINY_HAM, "auxiliary_head.convs", "missing: auxiliary_head.convs.0.conv.weight"),
+    ],
+)
+def test_incomplete_ham_checkpoints(seeds, write, name, prefix, named):
+    assert_refused(write({k: v for k, v in seeds[name][0].items() if not k.startswith(prefix)}), named)
+
+
+def test_mixed_up_ham_checkpoints(seeds, write):
+    light, ham = seeds[TINY_LIGHT_HAM][0], seeds[TINY_HAM][0]
+    heads_of_ham = {key: value for key, value in ham.items() if not key.startswith("backbone.")}
+    mixed = [{**light, **heads_of_ham}, {**ham, **light}, {**ham, "decode_head.hamburger.x": torch.zeros(1)}]
+    for state_dict in mixed:
+        assert_refused(
+            write(state_dict), r"more than one of .*Light-Ham .*HamNet .*besides the backbone there are deco"
+        )
+    assert_refused(write({**light, **seeds[UPERNET][0]}), "more than one of UperNet .*Light-Ham")
+    # HamNet's 3x3 convolutions under Light-Ham's names.
+    renamed = {re.sub(r"^decode_head\.ham_", "decode_head.hamburger.ham_", key): value for key, value in ham.items()}
+    assert_refused(
+        write(renamed),
+        "foreign or changed model. Tensors unexpected: decode_head.conv_cat.conv.weight",
+        r"decode_head.squeeze.conv.weight \[64, 32, 3, 3\] instead of \[64, 72, 1, 1\]",
     )
 
 

@@ -74,6 +74,29 @@ def test_missing_keys_leave_nothing(fixtures_dir, tmp_path, capsys):
     assert os.listdir(tmp_path) == ["incomplete.pth"]
 
 
+@pytest.mark.parametrize(
+    ("name", "head"), [("light_ham", "Light-Ham of rank {}\n"), ("ham", "HamNet of rank {} and its auxiliary head\n")]
+)
+def test_the_rank_is_named(fixtures_dir, tmp_path, capsys, name, head):
+    checkpoint = fixtures_dir / f"seed_{name}_van_tiny.pth"
+    for rank, arguments in {64: (), 8: ("--ham_rank", 8)}.items():
+        assert main(checkpoint, tmp_path / f"rank{rank}", *arguments) == 0
+        assert f"with {head.format(rank)}" in capsys.readouterr().out
+        config = json.loads((tmp_path / f"rank{rank}" / "config.json").read_text())
+        assert (config["decode_head"], config["ham_rank"]) == (name, rank)
+
+
+def test_a_wrong_rank_is_refused(fixtures_dir, tmp_path, capsys):
+    arguments = (fixtures_dir / "seed_light_ham_van_tiny.pth", tmp_path / "converted", "--ham_rank")
+    for rank in ("0", "-3", "many"):
+        with pytest.raises(SystemExit) as stop:
+            main(*arguments, rank)
+        assert stop.value.code == 2 and "--ham_rank" in capsys.readouterr().err.splitlines()[-1]
+    assert main(fixtures_dir / "seed_fpn_van_tiny.pth", *arguments[1:], 8) == 2
+    assert "only Light-Ham and HamNet have a rank; this has Semantic FPN" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch ran",)

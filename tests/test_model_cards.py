@@ -18,7 +18,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from van_hf import VanConfig, VanModel
+from van_hf.data.ade20k import CLASS_NAMES
 from van_hf.model_cards import RELEASED_CHECKPOINTS, create_model_card, model_card_for_folder
+from van_hf.released_checkpoints import read_per_class
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
@@ -134,7 +136,7 @@ def check(card: ModelCard) -> None:
 def test_cards_are_up_to_date(tmp_path):
     importlib.import_module("model_cards").main(["--output_dir", str(tmp_path)])
     made, kept = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (tmp_path, CARDS))
-    assert len(made) == len(RELEASED_CHECKPOINTS) == 20
+    assert len(made) == len(RELEASED_CHECKPOINTS) == 30
     assert made.keys() == kept.keys()
     assert [name for name in made if made[name] != kept[name]] == [], "python examples/model_cards.py makes them anew"
 
@@ -191,7 +193,7 @@ def test_published_figures_have_their_source(cards):
         assert result.verified is None
         assert f"\n| {figure} % |" in card.text
         assert "not measured with van_hf" in card.text
-        protocol = "single scale" if name.startswith("fpn") else "+ flip" if name.startswith("upernet") else "top-1"
+        protocol = "top-1" if name.startswith("van") else "single scale" if name.startswith("fpn") else "+ flip"
         assert protocol in result.metric_name
     assert {name for name, card in cards.items() if "first release" in card.text} == {
         "upernet_van_b2_512x512_160k_ade20k",
@@ -204,12 +206,100 @@ def test_released_cards_name_licence_and_base_model(cards):
     for name, card in cards.items():
         assert "For commercial use, please contact the authors." in card.text
         expected = None
-        if "van_b2" in name and not name.startswith("van_b"):
+        if re.search("van_(b2|base)", name) and not name.startswith("van_b"):
             expected = "Visual-Attention-Network/van-base"
         if expected or "22k" in name or name.startswith("van_b"):
             assert card.data.base_model == expected
     assert "16 pictures" in cards["upernet_van_b3_512x512_160k_ade20k"].text
     assert "32 pictures" in cards["upernet_van_b4_512x512_160k_ade20k"].text
+    for name, card in cards.items():
+        if name.startswith("hamnet"):
+            batch, depth = (16, {"large": 0.25, "huge": 0.4}) if "light" in name else (32, {"large": 0.25})
+            size = re.search("tiny|small|base|large|huge", name)[0]
+            assert f"| steps | 160,000 of {batch} pictures |" in card.text
+            assert f"from 0 at the first block to {depth.get(size, 0.1)} at the last" in card.text
+
+
+def ham_release(original_name: str) -> str:
+    """The authors' name of the checkpoint that recipes_ham.json calls light_ham_d256_b0, or the like."""
+    size = {"b0": "tiny", "b1": "small", "b2": "base", "b3": "large", "b4": "huge"}[original_name[-2:]]
+    d256 = "d256_" if "d256" in original_name else ""
+    return f"hamnet_{'light_' * original_name.startswith('light')}van_{size}_{d256}512x512_160k_ade20k"
+
+
+def test_ham_cards_have_the_published_figures(cards, fixtures_dir):
+    originals = json.loads((fixtures_dir / "recipes_ham.json").read_text())
+    names = {ham_release(original_name): original_name for original_name in originals}
+    assert names.keys() == {name for name in RELEASED_CHECKPOINTS if name.startswith("hamnet")}
+    for name, original_name in names.items():
+        original, release = originals[original_name], RELEASED_CHECKPOINTS[name]
+        published = original["published"] or {}
+        assert release.figure == published.get("mean_iou_multi_scale")
+        assert release.parameters == published.get("parameters_millions")
+        assert release.gmacs == published.get("gmacs_at_512x512") and release.gmacs_size == (512, 512)
+        config = release.config()
+        found = (config.decoder_hidden_size or 512, config.ham_hidden_size, config.ham_rank, config.drop_path_rate)
+        assert found == tuple(original[key] for key in ("channels", "ham_channels", "rank", "drop_path_rate"))
+        text = cards[name].text
+        assert f"| rank of the factorization | {original['rank']}, from the authors' code" in text
+        assert ("of 256 channels" in text.splitlines()[1]) == (original["channels"] == 256)
+        assert ("including the auxiliary head" in text) == (original["auxiliary_head"] is not None)
+        assert ("The authors print" in text) == (original["published"] is not None)
+        # Counted here, in a form with fewer of them, and by the authors.
+        counted = float(re.search(r"\| multiply-adds \| (\S+) x", text)[1])
+        assert "a picture 512 pixels wide and 512 high" in text
+        assert release.gmacs is None or 0.87 < counted / release.gmacs < 1
+
+
+def test_cards_tell_what_is_special_about_the_hamburger(cards):
+    for name, card in cards.items():
+        is_ham, is_classifier = name.startswith("hamnet"), name.startswith("van_b")
+        for words in ("always gets the same labels", "draws them at random at every call", "geng2021attention"):
+            assert (words in card.text) == is_ham, name
+        assert ("predicted at an eighth of the picture's size" in card.text) == is_ham
+        assert ("predicted at a quarter of" in card.text) == (not is_ham and not is_classifier)
+    card = create_model_card(tiny_config("light_ham"), model_id="someone/tiny")
+    assert "| rank of the factorization | 8 |" in card.text and "always gets the same labels" in card.text
+
+
+@pytest.mark.parametrize(
+    ("strides", "words"), [([2, 2, 2, 2], "half the"), ([6, 2, 2, 2], "1/6 of the"), ([1, 2, 2, 2], None)]
+)
+def test_the_size_of_the_labels_is_the_configurations(strides, words):
+    card = create_model_card(tiny_config(strides=strides), model_id="someone/tiny")
+    assert ("Labels are predicted at" in card.text) == (words is not None)
+    assert words is None or f"predicted at {words} picture's size" in card.text
+
+
+def test_the_authors_evaluation_by_classes(cards):
+    evaluated = []
+    for name, card in cards.items():
+        published = read_per_class(name)
+        assert ("<details>" in card.text) == (published is not None)
+        if published is None:
+            continue
+        evaluated.append(name)
+        for figures, mean in ((published.iou, published.mean_iou), (published.accuracy, published.mean_accuracy)):
+            assert list(figures) == list(CLASS_NAMES)
+            assert sum(figures.values()) / 150 == pytest.approx(mean, abs=0.0101)
+        assert published.mean_iou == pytest.approx(RELEASED_CHECKPOINTS[name].figure, abs=0.051)
+        folded = re.search(r"<details>\n<summary>(.*)</details>", card.text, re.DOTALL)[1]
+        rows = re.findall(r"^\| (.+) \| (\S+) \| (\S+) \|$", folded, re.M)
+        expected = [
+            (label, f"{published.iou[label]:.2f}", f"{published.accuracy[label]:.2f}") for label in CLASS_NAMES
+        ]
+        assert rows == expected
+        assert "Their own evaluation" in folded and "not repeated with van_hf" in folded
+    assert evaluated == [ham_release(f"light_ham_{model}") for model in ("d256_b0", "b0", "b1", "b2", "b3")]
+    b2 = read_per_class(ham_release("light_ham_b2"))
+    assert (b2.iou["wall"], b2.iou["bed"], b2.accuracy["road"], b2.overall_accuracy) == (77.95, 89.67, 90.69, 83.28)
+
+
+def test_the_size_that_the_authors_count_for_is_told():
+    config = VanConfig.from_size("b2", decode_head="light_ham")
+    facts = {"model_id": "someone/b2", "released": ham_release("light_ham_b2")}
+    text = create_model_card(config, gmacs=(130.0, 512, 2048), **facts).text
+    assert "The authors print 34.4 x 10^9 for one 512 wide and 512 high |" in text
 
 
 def test_card_of_a_training(runs, hub_validation):
@@ -386,6 +476,15 @@ def test_bad_arguments_are_errors():
         create_model_card(config, model_id="someone/b0", released="van_b7")
     with pytest.raises(ValueError, match=r"released is 'fpn_van_b0_ade20k_40k', but .*decode_head 'upernet'"):
         create_model_card(config, model_id="someone/b0", released="fpn_van_b0_ade20k_40k")
+    light_ham = VanConfig.from_size("b0", decode_head="light_ham")
+    message = (
+        "'hamnet_light_van_tiny_d256_.*', but the model has .*decode_head 'light_ham', .*ham_hidden_size 480, ham_r"
+    )
+    with pytest.raises(ValueError, match=message):
+        create_model_card(light_ham, model_id="someone/b0", released=ham_release("light_ham_d256_b0"))
+    light_ham.ham_rank = 32
+    with pytest.raises(ValueError, match="ham_rank 32, which are not its"):
+        create_model_card(light_ham, model_id="someone/b0", released=ham_release("light_ham_b0"))
     config.architectures = [VanModel.__name__]
     with pytest.raises(ValueError, match="architectures must hold one of .*got 'VanModel'"):
         create_model_card(config, model_id="someone/b0")

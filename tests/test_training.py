@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import largest_file
+from conftest import largest_file, tiny_config
 from torch import nn
 
 from van_hf import VanConfig, VanForSemanticSegmentation
@@ -26,6 +26,7 @@ from van_hf.training import (
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ORIGINAL_RECIPES = json.loads((FIXTURES / "recipes.json").read_text())
+HAM_RECIPES = json.loads((FIXTURES / "recipes_ham.json").read_text())
 LEARNING_RATES = json.loads((FIXTURES / "learning_rates.json").read_text())
 DEFAULT_BETAS = [0.9, 0.999]
 
@@ -55,6 +56,29 @@ def test_recipes_are_the_originals(original_name):
     assert recipe.power == schedule["power"]
     assert recipe.warmup_steps == schedule.get("warmup_iters", 0)
     assert recipe.warmup_steps == 0 or recipe.warmup_ratio == schedule["warmup_ratio"]
+
+
+@pytest.mark.parametrize("original_name", HAM_RECIPES)
+def test_ham_recipes_are_the_originals(original_name):
+    original = HAM_RECIPES[original_name]
+    decode_head = "light_ham" if original_name.startswith("light_ham") else "ham"
+    recipe = RECIPES[f"{decode_head}_160k"]
+    assert recipe.decode_head == decode_head
+    assert (original["optimizer"], original["schedule"], original["warmup"]) == ("AdamW", "poly", "linear")
+    assert original["min_learning_rate"] == 0
+    assert recipe.total_train_batch_size == original["total_batch_size"]
+    for name in ("betas", "no_decay", "image_scale", "ratio_range"):
+        assert list(getattr(recipe, name)) == original[name]
+    for name in (
+        "learning_rate",
+        "weight_decay",
+        "power",
+        "warmup_steps",
+        "warmup_ratio",
+        "max_train_steps",
+        "crop_size",
+    ):
+        assert getattr(recipe, name) == original[name]
 
 
 @pytest.mark.parametrize("name", LEARNING_RATES)
@@ -87,6 +111,23 @@ def test_weight_decay_is_that_of_the_upernet_recipe():
     original_names = {id(p): original_key(name, type(model)) for name, p in model.named_parameters()}
     assert sorted(original_names[id(p)] for p in exempt["params"]) == expected["no_weight_decay"]
     assert sorted(original_names[id(p)] for p in decayed["params"]) == sorted(expected["weight_decay_0.01"])
+
+
+@pytest.mark.parametrize("decode_head", ["light_ham", "ham"])
+def test_ham_recipes_decay_group_norms_but_no_norms_of_the_backbone(decode_head):
+    model = VanForSemanticSegmentation(tiny_config(decode_head))
+    recipe = RECIPES[f"{decode_head}_160k"]
+    decayed, exempt = parameter_groups(model, recipe.weight_decay, recipe.no_decay)
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
+    original_names = {id(p): original_key(name, type(model), decode_head) for name, p in model.named_parameters()}
+    decayed, exempt = ([original_names[id(p)] for p in group["params"]] for group in (decayed, exempt))
+    # What the authors' rule makes of the checkpoint's names, and what that comes to.
+    assert exempt == [name for name in original_names.values() if "norm" in name]
+    assert len(decayed) + len(exempt) == len(original_names)
+    group_norms = [name for name in original_names.values() if ".gn." in name]
+    assert len(group_norms) == {"light_ham": 6, "ham": 10}[decode_head] and set(group_norms) <= set(decayed)
+    assert {f"backbone.norm{stage}.weight" for stage in (1, 2, 3, 4)} <= set(exempt)
+    assert all(name.startswith("backbone.") for name in exempt)
 
 
 def test_groups_leave_out_frozen_parameters_and_empty_groups():

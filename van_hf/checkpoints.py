@@ -107,7 +107,8 @@ def convert_checkpoint(
         id2label: class names by label id, 0 to num_labels - 1. By default those in the file, or those of the benchmark
             that fits the number of labels: ADE20K for a segmentation model of 150, ImageNet for a classifier of 1000.
         trust_pickle: whether to run the code that a pickle may carry.
-        ham_rank: rank of the factorization in Light-Ham and HamNet; by default the authors', see [`infer_config`].
+        ham_rank: rank of the factorization in Light-Ham and HamNet, 1 or more; by default the authors', see
+            [`infer_config`].
 
     Returns:
         The model, float32, in evaluation mode, with its labels (and palette) in its configuration: a
@@ -115,7 +116,8 @@ def convert_checkpoint(
         a [`VanModel`]; and the image processor of the authors' own evaluation.
 
     Raises:
-        ValueError: the file cannot be read, is no checkpoint of a VAN, lacks tensors, or has some that do not belong.
+        ValueError: the file cannot be read, is no checkpoint of a VAN, lacks tensors, or has some that do not belong;
+            or `ham_rank` is not positive, or given for a model without such a head.
     """
     state_dict, meta = load_original_checkpoint(path, trust_pickle=trust_pickle)
     try:
@@ -242,10 +244,11 @@ def infer_config(state_dict: Mapping[str, torch.Tensor], ham_rank: int | None = 
 
     Args:
         state_dict: all tensors by the authors' names. Only their shapes are read: the meta device will do.
-        ham_rank: the rank; by default 64, or 16 with 256 channels.
+        ham_rank: the rank, 1 or more; by default 64, or 16 with 256 channels.
 
     Raises:
-        ValueError: tensors that tell the architecture are missing, or are of another kind.
+        ValueError: tensors that tell the architecture are missing, or are of another kind; or `ham_rank` is not
+            positive, or given for a model without such a head.
     """
     model_class = infer_model_class(state_dict)
     is_segmentation = model_class is VanForSemanticSegmentation
@@ -266,12 +269,16 @@ def infer_config(state_dict: Mapping[str, torch.Tensor], ham_rank: int | None = 
         head = DECODE_HEADS[fields["decode_head"]]
         fields |= {"strides": list(head.strides), "layer_norm_eps": head.layer_norm_eps}
         if "ham_hidden_size" in fields:
-            fields["ham_rank"] = ham_rank or (16 if fields["ham_hidden_size"] == 256 else 64)
+            default_rank = 16 if fields["ham_hidden_size"] == 256 else 64
+            fields["ham_rank"] = default_rank if ham_rank is None else ham_rank
         size = published_size(fields["hidden_sizes"], fields["depths"])
         fields["drop_path_rate"] = VAN_SIZES[size][2][fields["decode_head"]] if size else 0.0
     elif model_class is VanForImageClassification:
         _require(state_dict, ["head.weight"], ndim=2)
         fields["num_labels"] = state_dict["head.weight"].shape[0]
+    if ham_rank is not None and "ham_rank" not in fields:
+        found = DECODE_HEADS[fields["decode_head"]].name if is_segmentation else "no decode head"
+        raise ValueError(f"ham_rank is {ham_rank}, but only Light-Ham and HamNet have a rank; this has {found}")
     return VanConfig(**fields)
 
 

@@ -21,10 +21,13 @@ from .privacy import public_json
 from .released_checkpoints import (
     ADE20K,
     CLASSIFICATION_URL,
+    HAM_HEADS,
     HUB_CLASSIFIERS,
     RELEASED_CHECKPOINTS,
     DataSet,
+    PerClass,
     ReleasedCheckpoint,
+    read_per_class,
 )
 from .training import RECIPES, Recipe
 
@@ -84,13 +87,10 @@ class CardFacts:
             )
 
     def _check_release(self) -> None:
-        config, decode_head = self.config, self.config.decode_head if self.segments else None
-        found = published_size(config.hidden_sizes, config.depths), decode_head, config.num_labels
-        if found != (self.release.size, self.release.decode_head, self.release.config().num_labels):
-            raise ValueError(
-                f"released is {self.released!r}, but the model has hidden_sizes {list(config.hidden_sizes)}, depths "
-                f"{list(config.depths)}, decode_head {decode_head!r} and {config.num_labels} labels, which are not its"
-            )
+        found = _architecture(self.config, self.segments)
+        if found != _architecture(self.release.config(), self.release.decode_head is not None):
+            described = ", ".join(f"{name} {value!r}" for name, value in found.items())
+            raise ValueError(f"released is {self.released!r}, but the model has {described}, which are not its")
 
     @cached_property
     def release(self) -> ReleasedCheckpoint | None:
@@ -138,10 +138,29 @@ class CardFacts:
         return DECODE_HEADS[self.config.decode_head].name if self.segments else None
 
     @property
+    def has_hamburger(self) -> bool:
+        """Whether the decode head factorizes a map from bases, which the authors draw at random at every call."""
+        return self.segments and self.config.decode_head in HAM_HEADS
+
+    @property
+    def label_size(self) -> str | None:
+        """The side of the map of labels, as a share of the picture's; None where it is the whole."""
+        shares = {1: None, 2: "half", 4: "a quarter of", 8: "an eighth of"}
+        stride = self.config.logits_stride
+        return shares.get(stride, f"1/{stride} of")
+
+    @cached_property
+    def published_per_class(self) -> PerClass | None:
+        """The authors' evaluation by classes; None if they published none."""
+        return read_per_class(self.released) if self.released is not None else None
+
+    @property
     def title(self) -> str:
         """The card's heading."""
         parts = [f"{self.backbone} with {self.decode_head}" if self.segments else self.backbone]
         if self.release is not None:
+            channels = self.release.overrides.get("decoder_hidden_size")
+            parts[0] += f" of {channels} channels" if channels else ""
             parts += ["from ImageNet-22K"] if self.release.pretraining == "ImageNet-22K" else []
             parts.append("for ADE20K" if self.segments else "ImageNet classifier")
         elif self.evaluated_on is not None:
@@ -314,6 +333,19 @@ def model_card_for_folder(
             contents[argument] = read_json(file)
             check_results(contents[argument], config, card.num_parameters, str(file))
     return create_model_card(config, model_id=model_id, released=released, **contents, **facts)
+
+
+def _architecture(config: VanConfig, segments: bool) -> dict[str, Any]:
+    """Return what tells the authors' models apart."""
+    found = {
+        "hidden_sizes": list(config.hidden_sizes),
+        "depths": list(config.depths),
+        "decode_head": config.decode_head if segments else None,
+        "num_labels": config.num_labels,
+    }
+    if found["decode_head"] in HAM_HEADS:
+        found |= {"ham_hidden_size": config.ham_hidden_size, "ham_rank": config.ham_rank}
+    return found
 
 
 def count_parameters(config: VanConfig, model_class: type) -> int:

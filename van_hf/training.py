@@ -25,7 +25,7 @@ class Recipe:
     """One training recipe: everything that decides how a model is trained, but not which model and which data.
 
     Args:
-        decode_head: Decode head that the recipe belongs to, `"upernet"` or `"semantic_fpn"`.
+        decode_head: Decode head that the recipe belongs to, one of `DECODE_HEADS`.
         learning_rate: AdamW's peak learning rate.
         weight_decay: AdamW's decoupled weight decay.
         betas: AdamW's decay rates of the two moment estimates.
@@ -100,6 +100,10 @@ RECIPES = {
         total_train_batch_size=32,
         eval_steps=4_000,
     ),
+    # What the authors trained Light-Ham and HamNet with (VAN-Segmentation at 2573491, mmsegmentation 0.12): UperNet's,
+    # but for HamNet's 4 images per GPU.
+    "light_ham_160k": replace(_UPERNET_160K, decode_head="light_ham"),
+    "ham_160k": replace(_UPERNET_160K, decode_head="ham", total_train_batch_size=32),
 }
 
 
