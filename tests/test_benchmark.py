@@ -10,7 +10,17 @@ import benchmark
 import numpy as np
 import pytest
 import torch
-from benchmarks import complexity, import_time, inference, loader, measuring, metric, models, postprocess, training
+from benchmarks import (
+    complexity,
+    import_time,
+    inference,
+    loader,
+    measuring,
+    metric,
+    models,
+    postprocess,
+    training,
+)
 from conftest import tiny_config
 from torch.nn import functional as F
 
@@ -45,6 +55,9 @@ def here(monkeypatch):
     monkeypatch.setattr(measuring.gc, "collect", lambda: None)  # a fourth of a second each time, among all the tests
     monkeypatch.setitem(measuring.MATRIX_SIDES, "cpu", 32)
     monkeypatch.setattr(models, "CALIBRATION_SIZE", 64)
+    for size in models.SEGFORMER_SIZES:
+        monkeypatch.setitem(models.SEGFORMER_SIZES, size, ([8, 16, 40, 64], [1, 1, 1, 1], 16))
+    monkeypatch.setattr(models, "CONVNEXT_TINY", {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1]})
 
 
 @pytest.mark.slow
@@ -123,27 +136,56 @@ def test_inference_beside_others(here, tmp_path, capsys):
     arguments = ("--height", 64, "--width", 96, "--repeats", 1, "--num_labels", 7)
     heads = ("--decode_head", "upernet", "semantic_fpn")
     upernet, fpn = run_json(tmp_path / "file.json", "inference", *arguments, *heads)["tables"]
-    assert [row["side"] for row in upernet["rows"]] == ["plain", "transformers", "van_hf", "van_hf fused"]
-    assert [row["side"] for row in fpn["rows"]] == ["plain", "van_hf", "van_hf fused"]
-    for row in upernet["rows"] + fpn["rows"]:
-        assert row["largest difference"] < 1e-3 and row["seconds"] > 0 and row["peak memory"] >= 0
-    assert max(row["speedup"] for row in upernet["rows"][:2]) == 1
-    assert "VAN-B0 + semantic_fpn, 1 x 64 x 96, float32" in capsys.readouterr().out
+    segformer, plain_upernet = "Segformer-B0", "plain UperNet-B0"
+    assert [row["side"] for row in upernet["rows"]] == ["plain", "transformers", "van_hf", "van_hf fused", segformer]
+    assert [row["side"] for row in fpn["rows"]] == ["plain", "van_hf", "van_hf fused", segformer, plain_upernet]
+    for table, baselines in (
+        (upernet, ["plain", "transformers", segformer]),
+        (fpn, ["plain", segformer, plain_upernet]),
+    ):
+        seconds = {row["side"]: row["seconds"] for row in table["rows"]}
+        for row in table["rows"]:
+            over = {name: value for name, value in row.items() if name.startswith("over ")}
+            assert over == {f"over {name}": seconds[name] / row["seconds"] for name in baselines}
+            assert row["peak memory"] >= 0
+            is_other = row["side"] in (segformer, plain_upernet)
+            assert "largest difference" not in row if is_other else row["largest difference"] < 1e-3
+    shown = capsys.readouterr().out
+    assert "VAN-B0 + semantic_fpn, 1 x 64 x 96, float32" in shown and "over Segformer-B0" in shown
 
-    (table,) = run_json(tmp_path / "file.json", "inference", *arguments, "--dtype", "bfloat16")["tables"]
-    assert all(0.9 < row["agreement"] <= 1 for row in table["rows"])
+    arguments += ("--compare", "upernet_convnext_tiny", "--dtype", "bfloat16")
+    (table,) = run_json(tmp_path / "file.json", "inference", *arguments)["tables"]
+    assert table["rows"][-1]["side"] == "UperNet + ConvNeXt-T"
+    assert all(0.9 < row["agreement"] <= 1 for row in table["rows"][:-1])
 
 
 def test_every_side_can_be_compiled(monkeypatch):
     kinds = ["plain", "transformers", "van_hf", "van_hf fused"]
-    assert inference.side_names("upernet", compiled=True) == kinds + [f"{kind} compiled" for kind in kinds]
-    assert inference.side_names("semantic_fpn", compiled=False) == ["plain", "van_hf", "van_hf fused"]
+    compiled_kinds = [f"{kind} compiled" for kind in kinds]
+    assert inference.side_names("b0", "upernet", [], compiled=True) == kinds + compiled_kinds
+    others = ["segformer", "upernet"]
+    kinds = ["plain", "van_hf", "van_hf fused"]
+    assert inference.side_names("b0", "semantic_fpn", others, compiled=False) == kinds + others
+    assert inference.side_names("b4", "semantic_fpn", others, compiled=False) == [*kinds, "upernet"]
+    assert "upernet" not in inference.side_names("b0", "upernet", others, compiled=False)
+    assert inference.side_title("segformer compiled", "b2") == "Segformer-B2 compiled"
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
     weights = models.random_model(tiny_config())
     inference.logits_function("van_hf compiled", weights)(torch.zeros(1, 3, 32, 32))
     inference.logits_function("van_hf", weights)(torch.zeros(1, 3, 32, 32))
     assert compiled == [weights]
+
+
+def test_other_models_are_the_published_ones():
+    with torch.device("meta"):
+        built = {size: models.segformer(size) for size in models.SEGFORMER_SIZES}
+        built["convnext"] = models.upernet_convnext_tiny()
+    millions = {
+        name: sum(parameter.numel() for parameter in model.parameters()) / 1e6 for name, model in built.items()
+    }
+    published = {"b0": 3.8, "b1": 13.7, "b2": 27.5, "b3": 47.3, "convnext": 60}
+    assert millions == pytest.approx(published, abs=0.05, rel=0.005)
 
 
 def test_comparison_of_logits_sees_differences():

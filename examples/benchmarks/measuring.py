@@ -71,6 +71,8 @@ def format_cell(column: str, value: object) -> str:
     """Return a value as the table shows it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
+    if column.startswith("over "):  # a speedup that says over what
+        column = "speedup"
     return FORMATS.get(column, "{}").format(value)
 
 
