@@ -12,19 +12,23 @@ import pytest
 import torch
 from benchmarks import (
     complexity,
+    heads,
     import_time,
     inference,
     loader,
     measuring,
     metric,
     models,
+    plot,
     postprocess,
     training,
 )
 from conftest import tiny_config
+from PIL import Image
 from torch.nn import functional as F
 
 from van_hf import VanConfig
+from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
 
 PUBLISHED_PARAMETERS = {  # in millions, as README has them
     "upernet": {"b0": 32.1, "b1": 43.8, "b2": 56.6, "b3": 74.7, "b4": 90.3, "b5": 121.9, "b6": 231.5},
@@ -186,6 +190,74 @@ def test_other_models_are_the_published_ones():
     }
     published = {"b0": 3.8, "b1": 13.7, "b2": 27.5, "b3": 47.3, "convnext": 60}
     assert millions == pytest.approx(published, abs=0.05, rel=0.005)
+
+
+@pytest.fixture
+def heads_file(here, tmp_path) -> Path:
+    """What `heads` writes of B0 and B2; B5 has no figure from ImageNet-1K."""
+    path = tmp_path / "heads.json"
+    sizes = ("--height", 64, "--width", 96, "--repeats", 1, "--model_size", "b0", "b2", "b5")
+    assert run("heads", *sizes, "--json", path) == 0
+    return path
+
+
+def test_published_models_of_all_heads():
+    published = heads.published_models(list(VAN_SIZES))
+    figures = {(model.family, model.size): model.mean_iou for model in published}
+    assert len(figures) == len(published)
+    assert figures["UperNet", "b4"] == 52.2 and figures["Segformer", "b3"] == 50
+    assert ("UperNet", "b5") not in figures and ("Semantic FPN", "b4") not in figures  # ImageNet-22K; no figure
+    assert {model.family for model in published} >= set(DECODE_HEAD_NAMES.values())
+    protocols = {model.family: model.protocol for model in published}
+    assert protocols["UperNet"] == "multi-scale + flip" and protocols["Semantic FPN"] == "single scale"
+
+
+@pytest.mark.slow
+def test_heads_are_measured_and_drawn(heads_file, tmp_path):
+    rows = json.loads(heads_file.read_text())["tables"][0]["rows"]
+    assert {(row["model"], row["size"]) for row in rows} >= {
+        *(("UperNet", "b0"), ("UperNet", "b2"), ("Semantic FPN", "b2"), ("Segformer", "b2")),
+        ("UperNet + ConvNeXt", "T"),
+    }
+    assert all(row["seconds"] > 0 and row["parameters (M)"] > 0 for row in rows)
+
+    assert run("plot", heads_file, "--output", tmp_path / "speed.png") == 0
+    with Image.open(tmp_path / "speed.png") as picture:
+        assert picture.width > 1000
+    figure = plot.draw(json.loads(heads_file.read_text()))
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log"
+    drawn = {tuple(map(float, point)) for line in axis.lines for point in line.get_xydata()}
+    assert drawn == {(row["seconds"], row["mean IoU"]) for row in rows}
+    assert sorted(text.get_text() for text in axis.texts) == sorted(row["size"] for row in rows)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "Semantic FPN (van_hf), single scale" in legend and "Segformer (transformers), multi-scale" in legend
+    caption = " ".join(figure.get_supxlabel().split())
+    for part in (
+        "VAN's authors",
+        "Segformer's authors",
+        f"{torch.get_num_threads()} threads",
+        measuring.machine()["date"],
+    ):
+        assert part in caption
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as JSON"),
+        ({"benchmark": "loss"}, "of the benchmark 'loss'"),
+        ({"benchmark": "heads"}, "has no 'tables'"),
+    ],
+)
+def test_plot_refuses_other_files(tmp_path, capsys, content, message):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stopped:
+        run("plot", path, "--output", tmp_path / "speed.png")
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "speed.png").exists()
 
 
 def test_comparison_of_logits_sees_differences():

@@ -4,6 +4,7 @@
 
 import argparse
 import ctypes
+import datetime
 import gc
 import json
 import math
@@ -77,8 +78,9 @@ def format_cell(column: str, value: object) -> str:
 
 
 def machine(device: str = "cpu") -> dict:
-    """Return what the figures depend on besides the code: processor, threads, versions, device."""
+    """Return what the figures depend on besides the code: processor, threads, versions, device; and the day."""
     facts = {
+        "date": datetime.date.today().isoformat(),
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
