@@ -17,7 +17,7 @@ import sys
 from van_hf import VanForImageClassification, VanForSemanticSegmentation, VanPreTrainedModel
 from van_hf.checkpoints import check_output_dir, convert_checkpoint, save_converted
 from van_hf.data.label_names import read_id2label
-from van_hf.model.configuration_van import DECODE_HEAD_NAMES, published_size
+from van_hf.model.configuration_van import DECODE_HEADS, published_size
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def describe(model: VanPreTrainedModel) -> str:
     name = f"VAN-{size.upper()}" if size else "VAN of a size that was not published"
     if isinstance(model, VanForSemanticSegmentation):
         auxiliary = " and its auxiliary head" if model.auxiliary_head is not None else ""
-        name += f" with {DECODE_HEAD_NAMES[config.decode_head]}{auxiliary}"
+        name += f" with {DECODE_HEADS[config.decode_head].name}{auxiliary}"
     elif isinstance(model, VanForImageClassification):
         name += ", classifier"
     else:

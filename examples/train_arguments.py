@@ -22,7 +22,7 @@ from common_arguments import (
 from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels
 from van_hf.files import read_json
 from van_hf.inference import load_config
-from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES, VanConfig
+from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -40,7 +40,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     model.add_argument("--model_size", help=f"architecture to train: mini, {', '.join(VAN_SIZES)}")
     model.add_argument("--model_name_or_path", type=expand_user, help="weights to start from: a backbone, classifier "
                        "or whole model, whose architecture is trained if there is no --model_size")  # fmt: skip
-    model.add_argument("--decode_head", help=f"{' or '.join(DECODE_HEAD_NAMES)}. By default a whole model that is "
+    model.add_argument("--decode_head", help=f"{' or '.join(DECODE_HEADS)}. By default a whole model that is "
                        "trained further keeps its head; any other gets the recipe's")  # fmt: skip
 
     training = parser.add_argument_group("training; the recipe has the values that are not given")
@@ -147,7 +147,7 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
     problems = find_common_problems(args, state)
     choices = {
         "model_size": ("mini", *VAN_SIZES),
-        "decode_head": DECODE_HEAD_NAMES,
+        "decode_head": DECODE_HEADS,
         "recipe": tuple(RECIPES),
         "report_to": TRACKERS,
     }

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from van_hf import VanConfig, files
+from van_hf.model.configuration_van import DECODE_HEADS
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "tests" / "programs"  # what tests run in processes of their own
@@ -31,12 +32,18 @@ TINY_BACKBONE = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 1]}
 TINY_HEADS = {
     "upernet": {"decode_head": "upernet", "decoder_hidden_size": 24, "auxiliary_hidden_size": 12},
     "semantic_fpn": {"decode_head": "semantic_fpn", "decoder_hidden_size": 12, "fpn_hidden_size": 24},
+    "light_ham": {"decode_head": "light_ham", "decoder_hidden_size": 32, "ham_hidden_size": 64, "ham_rank": 8},
+    "ham": {
+        **{"decode_head": "ham", "decoder_hidden_size": 32, "ham_hidden_size": 64, "ham_rank": 8},
+        **{"strides": [4, 2, 1, 1], "auxiliary_hidden_size": 32},
+    },
 }
 
 
 def tiny_config(decode_head: str = "upernet", **overrides) -> VanConfig:
-    """The golden data's architecture: 7 classes, segmentation's LayerNorm epsilon."""
-    fields = {"layer_norm_eps": 1e-5, **TINY_BACKBONE, **TINY_HEADS[decode_head]}
+    """The golden data's architecture: 7 classes, the LayerNorm epsilon of the head's published models."""
+    layer_norm_eps = DECODE_HEADS[decode_head].layer_norm_eps
+    fields = {"layer_norm_eps": layer_norm_eps, **TINY_BACKBONE, **TINY_HEADS[decode_head]}
     if "id2label" not in overrides:
         fields["num_labels"] = 7
     return VanConfig(**{**fields, **overrides})

@@ -408,8 +408,8 @@ def test_missing_tensors_are_listed(upernet, write):
         ("decode_head.conv_seg.weight", "missing: decode_head.conv_seg.weight"),
         ("auxiliary_head.conv_seg", "missing: auxiliary_head.conv_seg.weight"),
         ("decode_head.psp_modules.3.", r"psp_modules has 3 scales \(0, 1, 2\).*authors' 4 are known \(1, 2, 3, 6\)"),
-        ("decode_head.psp_modules", r"neither UperNet .* nor Semantic FPN .* besides the backbone there are decode_h"),
-        (("decode_head", "auxiliary_head"), "neither UperNet .* nor Semantic FPN .* there is nothing"),
+        ("decode_head.psp_modules", r"none of UperNet .*, HamNet .* besides the backbone there are decode_h"),
+        (("decode_head", "auxiliary_head"), "none of UperNet .*, HamNet .* there is nothing"),
         ("backbone.", "this looks like a foreign model, not a VAN. It has decode_head.conv_seg.weight"),
     ],
 )

@@ -348,10 +348,11 @@ def interpolated(logits, size):
     return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def test_post_processing_cuts_each_pictures_own_area_out():
+@pytest.mark.parametrize("stride", [1, 4, 8, 32])
+def test_post_processing_cuts_each_pictures_own_area_out(stride):
     processor = VanImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
-    own_sizes, areas = [(30, 60), (60, 30)], [(8, 16), (16, 8)]
-    logits = random_logits(2, 5, 16, 16)
+    own_sizes, areas = [(30, 60), (60, 30)], [(32 // stride, 64 // stride), (64 // stride, 32 // stride)]
+    logits = random_logits(2, 5, 64 // stride, 64 // stride)
     outputs = SimpleNamespace(logits=logits)
     cut = [picture[:, :rows, :columns] for picture, (rows, columns) in zip(logits, areas, strict=True)]
 

@@ -71,6 +71,28 @@ def test_golden_whole(golden):
     np.testing.assert_allclose(scores[..., ::5, ::5], expected["full_size_logits"], atol=3e-5)
 
 
+@pytest.mark.parametrize("decode_head", ["light_ham", "ham"])
+def test_golden_labels_of_logits_at_an_eighth(fixtures_dir, decode_head):
+    """The original's labels at full size, by each protocol's way to labels and by post-processing."""
+    path = fixtures_dir / f"seed_{decode_head}_van_tiny"
+    model, processor = convert_checkpoint(path.with_suffix(".pth"), ham_rank=8)
+    golden = np.load(path.with_suffix(".npz"))
+    size = golden["full_size_argmax"].shape[1:]
+    for pixel_values, bases, expected in zip(
+        *(torch.from_numpy(golden[name]) for name in ("pixel_values", "bases", "full_size_argmax")), strict=True
+    ):
+        model.decode_head.hamburger.bases.copy_(bases)
+        with torch.no_grad():
+            outputs = model(pixel_values[None])
+        labels = [
+            whole_inference(model, pixel_values[None], argmax=True)[0],
+            slide_inference(model, pixel_values[None], crop_size=max(size), stride=32, argmax=True)[0],
+            processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0],
+        ]
+        for found in labels:
+            assert (found == expected).double().mean() > 0.9999
+
+
 def test_golden_slide(golden):
     model, pixel_values, expected = golden
     scores = slide_inference(model, pixel_values, crop_size=48, stride=32)

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """One suite for all VAN models. A new decode head costs an entry in conftest.TINY_HEADS and a class like the last."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import PROGRAMS, TINY_HEADS, child_environment, random_pixel_values, tiny_config
+from conftest import PROGRAMS, child_environment, random_pixel_values, tiny_config
 from huggingface_hub import HfApi
 from transformers import (
     AutoBackbone,
@@ -26,8 +27,9 @@ from transformers import (
 )
 
 from van_hf import VanBackbone, VanForImageClassification, VanForSemanticSegmentation, VanModel
-from van_hf.checkpoints import convert_checkpoint
+from van_hf.checkpoints import convert_checkpoint, original_key
 from van_hf.model.convolutions import use_forms
+from van_hf.model.decode_heads import Hamburger
 from van_hf.model.modeling_van import VanLayerScaling
 
 SLOW_FIXTURES = {"remote_code_outputs", "pickled_outputs"}
@@ -53,15 +55,19 @@ def first_output(outputs):
     return outputs.feature_maps[-1] if hasattr(outputs, "feature_maps") else outputs.last_hidden_state
 
 
+def suites():
+    models = [TestVanModel, TestVanBackbone, TestVanForImageClassification]
+    return [*models, TestUperNet, TestSemanticFpn, TestLightHam, TestHam]
+
+
 @pytest.fixture(scope="session")
 def remote_code_outputs(tmp_path_factory):
     """For each suite a model and its output in a process that loads it by its saved code; one process for all."""
     folder = tmp_path_factory.mktemp("remote_code")
-    suites = [TestVanModel, TestVanBackbone, TestVanForImageClassification, TestUperNet, TestSemanticFpn]
-    models = {suite.__name__: build(suite.model_class, suite.config()) for suite in suites}
+    models = {suite.__name__: build(suite.model_class, suite.config()) for suite in suites()}
     for name, model in models.items():
         model.save_pretrained(folder / name)
-    (folder / "cases.txt").write_text("".join(f"{suite.__name__} {suite.auto_class.__name__}\n" for suite in suites))
+    (folder / "cases.txt").write_text("".join(f"{suite.__name__} {suite.auto_class.__name__}\n" for suite in suites()))
     torch.save(random_pixel_values(), folder / "pixel_values.pt")
     subprocess.run(
         [sys.executable, PROGRAMS / "load_saved_code.py", folder],
@@ -78,7 +84,7 @@ def pickled_outputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pickled")
     torch.save(random_pixel_values(), folder / "pixel_values.pt")
     expected = {}
-    for suite in (TestVanModel, TestVanBackbone, TestVanForImageClassification, TestUperNet, TestSemanticFpn):
+    for suite in suites():
         model = build(suite.model_class, suite.config())
         with torch.no_grad():
             expected[suite.__name__] = dict(model(random_pixel_values(), output_hidden_states=True))
@@ -103,11 +109,11 @@ class ModelSuite:
 
     model_class = None
     auto_class = None
-    config_fields = {}
+    decode_head = "upernet"
 
     @classmethod
     def config(cls, **overrides):
-        return tiny_config(**{**cls.config_fields, **overrides})
+        return tiny_config(cls.decode_head, **overrides)
 
     def expected_shape(self, batch, height, width):
         """Shape of `first_output` for pictures of (batch, 3, height, width)."""
@@ -123,7 +129,7 @@ class ModelSuite:
             outputs = model(torch.randn(2, 3, height, width), output_hidden_states=True)
         assert first_output(outputs).shape == self.expected_shape(2, height, width)
         for stage, hidden_states in enumerate(outputs.hidden_states):
-            stride = 4 * 2**stage
+            stride = math.prod(model.config.strides[: stage + 1])
             expected = (2, model.config.hidden_sizes[stage], -(-height // stride), -(-width // stride))
             assert hidden_states.shape == expected
 
@@ -274,7 +280,8 @@ class SegmentationSuite(ModelSuite):
     auto_class = AutoModelForSemanticSegmentation
 
     def expected_shape(self, batch, height, width):
-        return (batch, 7, -(-height // 4), -(-width // 4))
+        stride = self.config().logits_stride
+        return (batch, 7, -(-height // stride), -(-width // stride))
 
     @pytest.fixture
     def labels(self):
@@ -341,7 +348,8 @@ class SegmentationSuite(ModelSuite):
         )
         assert {key.split(".")[-2] for key, *_ in info["mismatched_keys"]} == {"classifier"}
         assert not info["missing_keys"] and not info["unexpected_keys"]
-        assert swapped(pixel_values).logits.shape == (2, 3, 16, 24)
+        stride = model.config.logits_stride
+        assert swapped(pixel_values).logits.shape == (2, 3, 64 // stride, 96 // stride)
 
     @pytest.mark.parametrize("forms", ["measured", "plain", "fast"])
     @pytest.mark.parametrize("fused", [False, True])
@@ -470,7 +478,10 @@ class TestVanModel(ModelSuite):
 class TestVanBackbone(ModelSuite):
     model_class = VanBackbone
     auto_class = AutoBackbone
-    config_fields = {"out_features": ALL_STAGES}
+
+    @classmethod
+    def config(cls, **overrides):
+        return tiny_config(**{"out_features": ALL_STAGES, **overrides})
 
     def expected_shape(self, batch, height, width):
         return (batch, 32, -(-height // 32), -(-width // 32))
@@ -551,7 +562,7 @@ class TestVanForImageClassification(ModelSuite):
 
 
 class TestUperNet(SegmentationSuite):
-    config_fields = TINY_HEADS["upernet"]
+    decode_head = "upernet"
     golden_name = "seed_upernet_van_tiny"
 
     def test_the_auxiliary_head_adds_its_loss_in_training_only(self, pixel_values):
@@ -581,11 +592,136 @@ class TestUperNet(SegmentationSuite):
 
 
 class TestSemanticFpn(SegmentationSuite):
-    config_fields = TINY_HEADS["semantic_fpn"]
+    decode_head = "semantic_fpn"
     golden_name = "seed_fpn_van_tiny"
 
     def test_has_no_auxiliary_head(self, model):
         assert model.auxiliary_head is None
+
+
+class HamSuite(SegmentationSuite):
+    """What the heads with a Hamburger do."""
+
+    def converted(self, fixtures_dir):
+        golden = {
+            name: torch.from_numpy(array) for name, array in np.load(f"{fixtures_dir}/{self.golden_name}.npz").items()
+        }
+        model, _ = convert_checkpoint(fixtures_dir / f"{self.golden_name}.pth", ham_rank=8)
+        return model, golden
+
+    @pytest.mark.parametrize("forms", ["measured", "plain", "fast"])
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_golden_outputs(self, fixtures_dir, forms, fused):
+        """The original's outputs, from the bases that it had drawn, of its own checkpoint."""
+        model, golden = self.converted(fixtures_dir)
+        assert model.config.to_diff_dict() == {
+            **self.config().to_diff_dict(),
+            "id2label": model.config.id2label,
+            "label2id": model.config.label2id,
+            "palette": model.config.palette,
+        }
+        model = model.fuse() if fused else model
+        hidden_states, logits = [], []
+        with use_forms(forms), torch.no_grad():
+            for picture, bases in zip(golden["pixel_values"], golden["bases"], strict=True):
+                model.decode_head.hamburger.bases.copy_(bases)
+                outputs = model(picture[None], output_hidden_states=True)
+                hidden_states.append(outputs.hidden_states)
+                logits.append(outputs.logits)
+        for stage, maps in enumerate(zip(*hidden_states, strict=True), start=1):
+            torch.testing.assert_close(torch.cat(maps), golden[f"stage{stage}"], rtol=0, atol=3e-5)
+        torch.testing.assert_close(torch.cat(logits), golden["logits"], rtol=0, atol=1e-4 if forms == "fast" else 5e-5)
+
+    @pytest.mark.parametrize("forms", ["measured", "plain", "fast"])
+    def test_golden_training_form_and_gradients(self, fixtures_dir, forms, monkeypatch):
+        model, golden = self.converted(fixtures_dir)
+        labels = golden["labels"].long()
+        model.decode_head.hamburger.train()
+        monkeypatch.setattr(torch, "rand", lambda *_, **__: golden["bases"])
+        with use_forms(forms):
+            outputs = model(golden["pixel_values"], labels=labels)
+        tolerance = 1e-4 if forms == "fast" else 5e-5
+        torch.testing.assert_close(outputs.logits, golden["logits_training_steps"], rtol=0, atol=tolerance)
+        outputs.loss.backward()
+        originals = {original_key(name, type(model), self.decode_head): p for name, p in model.named_parameters()}
+        gradients = {name.removeprefix("gradient_"): array for name, array in golden.items() if "gradient" in name}
+        assert len(gradients) == 3
+        for name, gradient in gradients.items():
+            largest = gradient.abs().max()
+            torch.testing.assert_close(originals[name].grad / largest, gradient / largest, rtol=0, atol=2e-5, msg=name)
+
+    def test_all_forms_give_the_same_gradients(self, pixel_values, labels, monkeypatch):
+        monkeypatch.setattr(
+            Hamburger, "initial_bases", lambda self, batch, dtype: self.bases.to(dtype).expand(batch, -1, -1)
+        )
+        super().test_all_forms_give_the_same_gradients(pixel_values, labels)
+
+    def test_evaluation_is_the_same_every_time(self, pixel_values):
+        """At every call, in every process, whatever torch's random state is, and whatever else is in the batch."""
+        model = build(self.model_class, self.config())
+        logits = model(pixel_values).logits
+        torch.manual_seed(1)
+        assert torch.equal(model(pixel_values).logits, logits)
+        again = self.model_class(self.config())
+        again.load_state_dict({**model.state_dict(), "decode_head.hamburger.bases": again.decode_head.hamburger.bases})
+        assert torch.equal(again.eval()(pixel_values).logits, logits)
+        torch.testing.assert_close(model(pixel_values[1:]).logits, logits[1:], rtol=1e-5, atol=1e-5)
+        others = torch.cat([pixel_values[1:], 9 * torch.randn(2, 3, 64, 96)])
+        torch.testing.assert_close(model(others).logits[:1], logits[1:], rtol=1e-5, atol=1e-5)
+
+    def test_training_draws_the_bases_from_the_random_state(self, pixel_values):
+        model = build(self.model_class, self.config(classifier_dropout_prob=0.0, drop_path_rate=0.0)).train()
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        first, second = model(pixel_values).logits, model(pixel_values).logits
+        assert not torch.allclose(first, second)
+        torch.set_rng_state(state)
+        torch.testing.assert_close(model(pixel_values).logits, first, rtol=0, atol=0)
+
+    def test_bases_of_another_seed_are_saved_with_the_model(self, pixel_values, tmp_path):
+        model = build(self.model_class, self.config())
+        logits = model(pixel_values).logits
+        hamburger = model.decode_head.hamburger
+        hamburger.bases.copy_(hamburger.fixed_bases(*hamburger.bases.shape, seed=3))
+        changed = model(pixel_values).logits
+        assert not torch.allclose(changed, logits)
+        model.save_pretrained(tmp_path)
+        torch.testing.assert_close(self.model_class.from_pretrained(tmp_path)(pixel_values).logits, changed)
+
+    def test_bases_that_a_checkpoint_lacks_are_those_of_the_seed(self, tmp_path):
+        model = build(self.model_class, self.config())
+        state_dict = {name: tensor for name, tensor in model.state_dict().items() if "bases" not in name}
+        model.save_pretrained(tmp_path, state_dict=state_dict)
+        loaded, info = self.model_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert info["missing_keys"] == {"decode_head.hamburger.bases"}
+        torch.testing.assert_close(loaded.decode_head.hamburger.bases, Hamburger.fixed_bases(64, 8))
+        first = Hamburger.fixed_bases(64, 8)[0, :3]
+        assert first.tolist() == pytest.approx([0.1157066, 0.168571, 0.0200084], rel=1e-5)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_the_factorization_is_in_full_precision_under_autocast(self, model, pixel_values, dtype):
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            half = model(pixel_values).logits
+        expected = model(pixel_values).logits
+        assert (half.float() - expected).norm() / expected.norm() < (0.05 if dtype == torch.bfloat16 else 0.01)
+
+
+class TestLightHam(HamSuite):
+    decode_head = "light_ham"
+    golden_name = "seed_light_ham_van_tiny"
+
+    def test_has_no_auxiliary_head(self, model):
+        assert model.auxiliary_head is None
+
+
+class TestHam(HamSuite):
+    decode_head = "ham"
+    golden_name = "seed_ham_van_tiny"
+
+    def test_golden_auxiliary_logits(self, fixtures_dir):
+        model, golden = self.converted(fixtures_dir)
+        features = model.van(golden["pixel_values"], output_hidden_states=True).hidden_states
+        torch.testing.assert_close(model.auxiliary_head(features), golden["auxiliary_logits"], rtol=0, atol=5e-5)
 
 
 @pytest.fixture(params=["model.safetensors", "pytorch_model.bin"])

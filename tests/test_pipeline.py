@@ -14,12 +14,12 @@ from van_hf import VanForImageClassification, VanForSemanticSegmentation, VanIma
 NAMES = ["sky", "tree", "water", "sand", "car", "road", "wall"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["upernet", "light_ham"])  # logits at 1/4 and at 1/8
+def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     id2label = dict(enumerate(NAMES))
-    config = tiny_config(id2label=id2label, label2id={name: idx for idx, name in id2label.items()})
+    config = tiny_config(request.param, id2label=id2label, label2id={name: idx for idx, name in id2label.items()})
     VanForSemanticSegmentation(config).save_pretrained(folder)
     VanImageProcessor(size={"shortest_edge": 64, "longest_edge": 256}).save_pretrained(folder)
     return folder

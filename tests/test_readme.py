@@ -161,10 +161,10 @@ def test_the_layout_is_whole():
 def test_the_steps_to_a_decode_head_name_what_there_is():
     steps = CONTRIBUTING.read_text("utf-8").split("## How to add a decode head")[1]
     places = {
-        "van_hf/model/decode_heads.py": ("DECODE_HEADS", "channels_first", "ConvModule", "class Classifier"),
-        "van_hf/model/configuration_van.py": ("DECODE_HEAD_NAMES", "VAN_SIZES", "def validate_architecture"),
+        "van_hf/model/decode_heads.py": ("DECODE_HEAD_CLASSES", "channels_first", "ConvModule", "class Classifier"),
+        "van_hf/model/configuration_van.py": ("DECODE_HEADS", "VAN_SIZES", "def validate_architecture"),
         "tests/conftest.py": ("TINY_HEADS",),
-        "tests/test_modeling_van.py": ("SegmentationSuite", "golden_name", "def remote_code_outputs", "suites"),
+        "tests/test_modeling_van.py": ("SegmentationSuite", "golden_name", "def suites"),
         "van_hf/checkpoints.py": ("SEGMENTATION_KEYS", "def _infer_heads"),
         "van_hf/training.py": ("RECIPES",),
     }

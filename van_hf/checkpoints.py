@@ -26,7 +26,7 @@ from transformers import ConvNextImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .model.configuration_van import VAN_SIZES, VanConfig, published_size
+from .model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig, published_size
 from .model.image_processing_van import VanImageProcessor
 from .model.modeling_van import VanForImageClassification, VanForSemanticSegmentation, VanModel, VanPreTrainedModel
 
@@ -57,28 +57,48 @@ SEGMENTATION_KEYS = (
     (r"^(decode_head|auxiliary_head)\.classifier\.", r"\1.conv_seg."),
     # Semantic FPN's pyramid was a module of its own. UperNet's convolutions go by the same names, but have a `.conv.`.
     (r"^decode_head\.(lateral_convs|fpn_convs)\.(\d+)\.(weight|bias)$", r"neck.\1.\2.conv.\3"),
+    (r"^decode_head\.hamburger\.ham_in\.", r"decode_head.hamburger.ham_in.conv."),
+)
+HAM_KEYS = (
+    *SEGMENTATION_KEYS,
+    (r"^decode_head\.hamburger\.", r"decode_head."),
 )
 CLASSIFICATION_KEYS = (
     *BACKBONE_KEYS,
     (r"^backbone\.", r""),
     (r"^classifier\.", r"head."),
 )
+# What only the tensors of one decode head begin with.
+HEAD_PREFIXES = {
+    "upernet": "decode_head.psp_modules.",
+    "semantic_fpn": "neck.",
+    "light_ham": "decode_head.hamburger.",
+    "ham": "decode_head.ham_in.",
+}
 SEGMENTATION_PREFIXES = ("backbone.", "neck.", "decode_head.", "auxiliary_head.")
 # mmsegmentation's default, which the authors always used. Checkpoints tell only how many scales there are.
 POOL_SCALES = (1, 2, 3, 6)
+# The buffer of Hamburger's bases, which the authors draw anew at every call, is the only one of ours that no file has.
+NOT_IN_FILES = (".num_batches_tracked", ".bases")
 INCOMPLETE = "a truncated or incomplete checkpoint of a VAN"
 
 
-def original_key(key: str, model_class: type[VanPreTrainedModel]) -> str:
-    """Return the authors' name of the parameter or buffer that `model_class` calls `key`."""
-    table = SEGMENTATION_KEYS if model_class is VanForSemanticSegmentation else CLASSIFICATION_KEYS
+def original_key(key: str, model_class: type[VanPreTrainedModel], decode_head: str | None = None) -> str:
+    """Return the authors' name of the parameter or buffer that `model_class`, with a decode head, calls `key`."""
+    if model_class is VanForSemanticSegmentation:
+        table = HAM_KEYS if decode_head == "ham" else SEGMENTATION_KEYS
+    else:
+        table = CLASSIFICATION_KEYS
     for pattern, replacement in table:
         key = re.sub(pattern, replacement, key)
     return re.sub(r"<(\d+)>", lambda match: str(int(match[1]) + 1), key)
 
 
 def convert_checkpoint(
-    path: str | os.PathLike, id2label: dict[int, str] | None = None, trust_pickle: bool = False
+    path: str | os.PathLike,
+    id2label: dict[int, str] | None = None,
+    trust_pickle: bool = False,
+    ham_rank: int | None = None,
 ) -> tuple[VanPreTrainedModel, BaseImageProcessor]:
     """Turn a checkpoint of the authors into a model and the image processor that belongs to it, in memory.
 
@@ -87,6 +107,7 @@ def convert_checkpoint(
         id2label: class names by label id, 0 to num_labels - 1. By default those in the file, or those of the benchmark
             that fits the number of labels: ADE20K for a segmentation model of 150, ImageNet for a classifier of 1000.
         trust_pickle: whether to run the code that a pickle may carry.
+        ham_rank: rank of the factorization in Light-Ham and HamNet; by default the authors', see [`infer_config`].
 
     Returns:
         The model, float32, in evaluation mode, with its labels (and palette) in its configuration: a
@@ -99,7 +120,7 @@ def convert_checkpoint(
     state_dict, meta = load_original_checkpoint(path, trust_pickle=trust_pickle)
     try:
         model_class = infer_model_class(state_dict)
-        config = infer_config(state_dict)
+        config = infer_config(state_dict, ham_rank)
         if model_class is not VanModel:
             set_labels(config, model_class, meta, id2label)
         elif id2label is not None:
@@ -110,7 +131,7 @@ def convert_checkpoint(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     # Assigns the file's tensors themselves; batch counters that files of old torch versions lack are made.
-    model.load_state_dict(converted, assign=True)
+    model.load_state_dict(converted, assign=True, strict=False)
     return model.eval(), default_image_processor(model_class)
 
 
@@ -212,14 +233,16 @@ def infer_model_class(state_dict: Mapping[str, torch.Tensor]) -> type[VanPreTrai
     return VanForImageClassification if any(key.startswith("head.") for key in state_dict) else VanModel
 
 
-def infer_config(state_dict: Mapping[str, torch.Tensor]) -> VanConfig:
+def infer_config(state_dict: Mapping[str, torch.Tensor], ham_rank: int | None = None) -> VanConfig:
     """Infer the architecture from the tensors of an original checkpoint.
 
-    Strides, the pooling module's scales and the epsilons leave no trace in tensors and are the authors'; the rate of
-    stochastic depth is the published one of the size and decode head, 0 for other sizes and classifiers.
+    Strides, the pooling module's scales, the epsilons and the rank of the factorization in Light-Ham and HamNet leave
+    no trace in tensors and are the authors'; the rate of stochastic depth is the published one of the size and decode
+    head, 0 for other sizes and classifiers.
 
     Args:
         state_dict: all tensors by the authors' names. Only their shapes are read: the meta device will do.
+        ham_rank: the rank; by default 64, or 16 with 256 channels.
 
     Raises:
         ValueError: tensors that tell the architecture are missing, or are of another kind.
@@ -237,10 +260,13 @@ def infer_config(state_dict: Mapping[str, torch.Tensor]) -> VanConfig:
         "hidden_sizes": hidden_sizes,
         "depths": _count_blocks(state_dict, prefix),
         "mlp_ratios": [state_dict[key].shape[0] // size for key, size in zip(expansions, hidden_sizes, strict=True)],
-        "layer_norm_eps": 1e-5 if is_segmentation else 1e-6,
     }
     if is_segmentation:
         fields |= _infer_heads(state_dict)
+        head = DECODE_HEADS[fields["decode_head"]]
+        fields |= {"strides": list(head.strides), "layer_norm_eps": head.layer_norm_eps}
+        if "ham_hidden_size" in fields:
+            fields["ham_rank"] = ham_rank or (16 if fields["ham_hidden_size"] == 256 else 64)
         size = published_size(fields["hidden_sizes"], fields["depths"])
         fields["drop_path_rate"] = VAN_SIZES[size][2][fields["decode_head"]] if size else 0.0
     elif model_class is VanForImageClassification:
@@ -267,32 +293,42 @@ def _count_blocks(state_dict: Mapping[str, torch.Tensor], prefix: str) -> list[i
 
 def _infer_heads(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the fields of the decode and auxiliary heads."""
-    has_neck = any(key.startswith("neck.") for key in state_dict)
-    pools = {key.split(".")[2] for key in state_dict if key.startswith("decode_head.psp_modules.")}
-    if has_neck == bool(pools):
-        heads = [key for key in state_dict if not key.startswith("backbone.")]
-        raise ValueError(
-            "the decode head is neither UperNet (decode_head.psp_modules.*) nor Semantic FPN (neck.*); besides the "
-            f"backbone there {'is nothing' if not heads else 'are ' + _listed(heads)}"
-        )
+    decode_head = _infer_decode_head(state_dict)
     _require(state_dict, ["decode_head.conv_seg.weight"], ndim=4)
     num_labels, decoder_hidden_size = state_dict["decode_head.conv_seg.weight"].shape[:2]
-    fields = {"num_labels": num_labels, "decoder_hidden_size": decoder_hidden_size}
-    if has_neck:
+    fields = {"decode_head": decode_head, "num_labels": num_labels, "decoder_hidden_size": decoder_hidden_size}
+    if decode_head == "semantic_fpn":
         _require(state_dict, ["neck.lateral_convs.0.conv.weight"], ndim=4)
-        fpn_hidden_size = state_dict["neck.lateral_convs.0.conv.weight"].shape[0]
-        return {**fields, "decode_head": "semantic_fpn", "fpn_hidden_size": fpn_hidden_size}
-    if len(pools) != len(POOL_SCALES):
-        raise ValueError(
-            f"decode_head.psp_modules has {len(pools)} scales ({', '.join(sorted(pools))}); only the authors' "
-            f"{len(POOL_SCALES)} are known ({', '.join(map(str, POOL_SCALES))})"
-        )
-    fields |= {"decode_head": "upernet", "pool_scales": list(POOL_SCALES), "use_auxiliary_head": False}
-    if any(key.startswith("auxiliary_head.") for key in state_dict):
-        _require(state_dict, ["auxiliary_head.conv_seg.weight"], ndim=4)
-        auxiliary_hidden_size = state_dict["auxiliary_head.conv_seg.weight"].shape[1]
-        fields |= {"use_auxiliary_head": True, "auxiliary_hidden_size": auxiliary_hidden_size}
+        fields["fpn_hidden_size"] = state_dict["neck.lateral_convs.0.conv.weight"].shape[0]
+    elif decode_head == "upernet":
+        pools = {key.split(".")[2] for key in state_dict if key.startswith("decode_head.psp_modules.")}
+        if len(pools) != len(POOL_SCALES):
+            raise ValueError(
+                f"decode_head.psp_modules has {len(pools)} scales ({', '.join(sorted(pools))}); only the authors' "
+                f"{len(POOL_SCALES)} are known ({', '.join(map(str, POOL_SCALES))})"
+            )
+        fields["pool_scales"] = list(POOL_SCALES)
+    else:
+        _require(state_dict, ["decode_head.squeeze.conv.weight"], ndim=4)
+        fields["ham_hidden_size"] = state_dict["decode_head.squeeze.conv.weight"].shape[0]
+    if DECODE_HEADS[decode_head].has_auxiliary_head:
+        fields["use_auxiliary_head"] = any(key.startswith("auxiliary_head.") for key in state_dict)
+        if fields["use_auxiliary_head"]:
+            _require(state_dict, ["auxiliary_head.conv_seg.weight"], ndim=4)
+            fields["auxiliary_hidden_size"] = state_dict["auxiliary_head.conv_seg.weight"].shape[1]
     return fields
+
+
+def _infer_decode_head(state_dict: Mapping[str, torch.Tensor]) -> str:
+    heads = [head for head, prefix in HEAD_PREFIXES.items() if any(key.startswith(prefix) for key in state_dict)]
+    if len(heads) == 1:
+        return heads[0]
+    known = ", ".join(f"{DECODE_HEADS[head].name} ({prefix}*)" for head, prefix in HEAD_PREFIXES.items())
+    others = [key for key in state_dict if not key.startswith("backbone.")]
+    raise ValueError(
+        f"the decode head is {'none' if not heads else 'more than one'} of {known}; besides the backbone there "
+        f"{'is nothing' if not others else 'are ' + _listed(others)}"
+    )
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor], model: VanPreTrainedModel) -> dict[str, torch.Tensor]:
@@ -307,8 +343,8 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], model: VanPreTrai
             BatchNorm's `num_batches_tracked`, which old versions of torch did not save, may be missing.
     """
     expected = model.state_dict()
-    our_keys = {original_key(key, type(model)): key for key in expected}
-    missing = [key for key in our_keys if key not in state_dict and not key.endswith(".num_batches_tracked")]
+    our_keys = {original_key(key, type(model), model.config.decode_head): key for key in expected}
+    missing = [key for key in our_keys if key not in state_dict and not key.endswith(NOT_IN_FILES)]
     unexpected = [key for key in state_dict if key not in our_keys]
     mismatched = [
         f"{key} {list(tensor.shape)} instead of {list(expected[our_keys[key]].shape)}"

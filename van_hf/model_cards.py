@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
 from .files import read_json
-from .model.configuration_van import DECODE_HEAD_NAMES, VanConfig, published_size
+from .model.configuration_van import DECODE_HEADS, VanConfig, published_size
 from .model.modeling_van import VanForImageClassification, VanForSemanticSegmentation
 from .privacy import public_json
 from .released_checkpoints import (
@@ -135,7 +135,7 @@ class CardFacts:
     @property
     def decode_head(self) -> str | None:
         """Name of the decode head; None for a classifier."""
-        return DECODE_HEAD_NAMES[self.config.decode_head] if self.segments else None
+        return DECODE_HEADS[self.config.decode_head].name if self.segments else None
 
     @property
     def title(self) -> str:
@@ -156,7 +156,8 @@ class CardFacts:
     @property
     def has_auxiliary_head(self) -> bool:
         """Whether `num_parameters` includes a head that works in training only."""
-        return self.segments and self.config.decode_head == "upernet" and self.config.use_auxiliary_head
+        head = DECODE_HEADS[self.config.decode_head]
+        return self.segments and head.has_auxiliary_head and self.config.use_auxiliary_head
 
     @property
     def is_misprinted(self) -> bool:

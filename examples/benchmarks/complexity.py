@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
-from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.model.convolutions import use_forms
 
 from .measuring import Table, add_json_argument, integer_from
@@ -109,7 +109,7 @@ def add_command(commands) -> None:
     parser = commands.add_parser("complexity", help=help, description=help)
     parser.add_argument("--model_size", nargs="+", choices=list(VAN_SIZES), default=["b0"], metavar="SIZE",
                         help=f"one or more of {', '.join(VAN_SIZES)} (b0)")  # fmt: skip
-    heads = (*DECODE_HEAD_NAMES, CLASSIFIER)
+    heads = (*DECODE_HEADS, CLASSIFIER)
     parser.add_argument("--decode_head", nargs="+", choices=heads, default=["upernet"], metavar="HEAD",
                         help=f"one or more of {', '.join(heads)} (upernet); none is the classifier")  # fmt: skip
     parser.add_argument("--num_labels", type=integer_from(2), help="150 by default, 1000 of classifiers")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.released_checkpoints import IMAGENET, RELEASED_CHECKPOINTS
 
 from .inference import logits_function, random_pictures
@@ -48,7 +48,7 @@ def published_models(sizes: list[str]) -> list[PublishedModel]:
     """Return the models of the given sizes whose mean IoU was published, all from ImageNet-1K, and ConvNeXt-T's."""
     models = [
         PublishedModel(
-            DECODE_HEAD_NAMES[checkpoint.decode_head],
+            DECODE_HEADS[checkpoint.decode_head].name,
             checkpoint.size,
             "van_hf",
             checkpoint.figure,

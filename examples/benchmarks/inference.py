@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from van_hf import VanConfig, VanForSemanticSegmentation
-from van_hf.model.configuration_van import DECODE_HEAD_NAMES
+from van_hf.model.configuration_van import DECODE_HEADS
 
 from .complexity import complexity
 from .measuring import (
@@ -206,7 +206,7 @@ def compare_inference(
         f"plain in float64. The logits go up to {reference.abs().max():.1f}. Other models have weights of their own.",
     ]
     if config.decode_head != "upernet":
-        notes.append(f"transformers has no {DECODE_HEAD_NAMES[config.decode_head]} head to compare with.")
+        notes.append(f"transformers has no {DECODE_HEADS[config.decode_head].name} head to compare with.")
     rate = products / seconds["matrix product"]
     notes += floor_notes(config, shape, rate)
     return Table(title, rows, notes)

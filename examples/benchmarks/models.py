@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation
-from van_hf.model.configuration_van import DECODE_HEAD_NAMES, VAN_SIZES
+from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.model.convolutions import use_forms
 from van_hf.model.modeling_van import VanLayerScaling
 
@@ -44,8 +44,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name the models: each size with each head is measured."""
     parser.add_argument("--model_size", nargs="+", choices=list(VAN_SIZES), default=["b0"], metavar="SIZE",
                         help=f"one or more of {', '.join(VAN_SIZES)} (b0)")  # fmt: skip
-    parser.add_argument("--decode_head", nargs="+", choices=DECODE_HEAD_NAMES, default=["upernet"], metavar="HEAD",
-                        help=f"one or more of {', '.join(DECODE_HEAD_NAMES)} (upernet)")  # fmt: skip
+    parser.add_argument("--decode_head", nargs="+", choices=DECODE_HEADS, default=["upernet"], metavar="HEAD",
+                        help=f"one or more of {', '.join(DECODE_HEADS)} (upernet)")  # fmt: skip
     parser.add_argument("--num_labels", type=integer_from(2, 255), default=150)
 
 

@@ -79,9 +79,11 @@ class VanModelTester:
             hidden_sizes=self.hidden_sizes,
             depths=self.depths,
             mlp_ratios=[2, 2, 2, 2],
-            decoder_hidden_size=16,
+            decoder_hidden_size=32,
             fpn_hidden_size=16,
-            auxiliary_hidden_size=8,
+            auxiliary_hidden_size=32,
+            ham_hidden_size=32,
+            ham_rank=8,
             num_labels=self.num_labels,
             decode_head=self.decode_head,
             out_features=["stage1", "stage2", "stage3", "stage4"],
@@ -158,6 +160,14 @@ class VanModelTest(ModelTesterMixin, unittest.TestCase):
 
 class VanFpnModelTest(VanModelTest):
     decode_head = "semantic_fpn"
+
+
+class VanLightHamModelTest(VanModelTest):
+    decode_head = "light_ham"
+
+
+class VanHamModelTest(VanModelTest):
+    decode_head = "ham"
 
 
 class VanBackboneTest(BackboneTesterMixin, unittest.TestCase):

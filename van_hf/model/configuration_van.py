@@ -2,6 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """VAN model configuration."""
 
+import math
+from typing import NamedTuple
+
 import torch
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -12,20 +15,45 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# The published sizes. Stochastic depth is what each head's training configuration sets; B5 and B6 were never trained
-# with Semantic FPN, so they take UperNet's rate there.
+
+class DecodeHead(NamedTuple):
+    """What the authors' models with a decode head have in common.
+
+    Attributes:
+        name: how texts call the head.
+        logits_stage: index of the stage at whose size the logits come out; -1 is the last.
+        strides: of the stages' patch embeddings.
+        layer_norm_eps: epsilon of the stages' LayerNorm.
+        has_auxiliary_head: whether there is an auxiliary FCN head in training.
+    """
+
+    name: str
+    logits_stage: int = 0
+    strides: tuple[int, ...] = (4, 2, 2, 2)
+    layer_norm_eps: float = 1e-5
+    has_auxiliary_head: bool = False
+
+
+DECODE_HEADS = {
+    "upernet": DecodeHead("UperNet", has_auxiliary_head=True),
+    "semantic_fpn": DecodeHead("Semantic FPN"),
+    "light_ham": DecodeHead("Light-Ham", logits_stage=1, layer_norm_eps=1e-6),
+    "ham": DecodeHead("HamNet", logits_stage=-1, strides=(4, 2, 1, 1), layer_norm_eps=1e-6, has_auxiliary_head=True),
+}
+GROUP_NORM_GROUPS = 32  # of the layers of Light-Ham and HamNet
+
+# The published sizes. Stochastic depth is what each head's training configuration sets; where a size was never trained
+# with a head, it is UperNet's or, for HamNet, Light-Ham's.
 VAN_SIZES = {
     # size: (hidden_sizes, depths, {decode head: drop_path_rate})
-    "b0": ([32, 64, 160, 256], [3, 3, 5, 2], {"upernet": 0.1, "semantic_fpn": 0.2}),
-    "b1": ([64, 128, 320, 512], [2, 2, 4, 2], {"upernet": 0.1, "semantic_fpn": 0.2}),
-    "b2": ([64, 128, 320, 512], [3, 3, 12, 3], {"upernet": 0.1, "semantic_fpn": 0.2}),
-    "b3": ([64, 128, 320, 512], [3, 5, 27, 3], {"upernet": 0.3, "semantic_fpn": 0.3}),
-    "b4": ([64, 128, 320, 512], [3, 6, 40, 3], {"upernet": 0.4, "semantic_fpn": 0.4}),
-    "b5": ([96, 192, 480, 768], [3, 3, 24, 3], {"upernet": 0.4, "semantic_fpn": 0.4}),
-    "b6": ([96, 192, 384, 768], [6, 6, 90, 6], {"upernet": 0.5, "semantic_fpn": 0.5}),
+    "b0": ([32, 64, 160, 256], [3, 3, 5, 2], {"upernet": 0.1, "semantic_fpn": 0.2, "light_ham": 0.1, "ham": 0.1}),
+    "b1": ([64, 128, 320, 512], [2, 2, 4, 2], {"upernet": 0.1, "semantic_fpn": 0.2, "light_ham": 0.1, "ham": 0.1}),
+    "b2": ([64, 128, 320, 512], [3, 3, 12, 3], {"upernet": 0.1, "semantic_fpn": 0.2, "light_ham": 0.1, "ham": 0.1}),
+    "b3": ([64, 128, 320, 512], [3, 5, 27, 3], {"upernet": 0.3, "semantic_fpn": 0.3, "light_ham": 0.25, "ham": 0.25}),
+    "b4": ([64, 128, 320, 512], [3, 6, 40, 3], {"upernet": 0.4, "semantic_fpn": 0.4, "light_ham": 0.4, "ham": 0.4}),
+    "b5": ([96, 192, 480, 768], [3, 3, 24, 3], {"upernet": 0.4, "semantic_fpn": 0.4, "light_ham": 0.4, "ham": 0.4}),
+    "b6": ([96, 192, 384, 768], [6, 6, 90, 6], {"upernet": 0.5, "semantic_fpn": 0.5, "light_ham": 0.5, "ham": 0.5}),
 }
-# The decode heads, and how texts call them.
-DECODE_HEAD_NAMES = {"upernet": "UperNet", "semantic_fpn": "Semantic FPN"}
 
 
 def published_size(hidden_sizes: list[int], depths: list[int]) -> str | None:
@@ -76,18 +104,28 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
         dropout_rate (`float`, *optional*, defaults to 0.0):
             Dropout rate of the feed-forward layers, in [0, 1).
         decode_head (`str`, *optional*, defaults to `"upernet"`):
-            Head of the segmentation model: `"upernet"` (https://arxiv.org/abs/1807.10221) or `"semantic_fpn"`
-            (https://arxiv.org/abs/1901.02446).
+            Head of the segmentation model: `"upernet"` (https://arxiv.org/abs/1807.10221), `"semantic_fpn"`
+            (https://arxiv.org/abs/1901.02446), or `"light_ham"` or `"ham"`, Light-Ham and HamNet
+            (https://arxiv.org/abs/2109.04553).
         decoder_hidden_size (`int`, *optional*):
-            Channels of the decode head: by default 512 for UperNet, 128 for Semantic FPN.
+            Channels of the decode head: by default 128 for Semantic FPN, 512 for the others.
         fpn_hidden_size (`int`, *optional*, defaults to 256):
-            Channels of the feature pyramid below Semantic FPN's head. Unused by UperNet.
+            Channels of the feature pyramid below Semantic FPN's head.
         pool_scales (`list[int]`, *optional*, defaults to `[1, 2, 3, 6]`):
             Sides of the grids that UperNet's pyramid pooling module averages the last feature map to.
+        ham_hidden_size (`int`, *optional*, defaults to 512):
+            Channels of the map that the Hamburger of Light-Ham and HamNet factorizes.
+        ham_rank (`int`, *optional*, defaults to 64):
+            Rank of that factorization. No checkpoint of the authors tells it: it is 64, or 16 with 256 channels.
+        ham_train_steps (`int`, *optional*, defaults to 6):
+            Multiplicative updates of the factorization's two factors in training; gradients go through them all.
+        ham_eval_steps (`int`, *optional*, defaults to 7):
+            The same in evaluation.
         classifier_dropout_prob (`float`, *optional*, defaults to 0.1):
             Rate, in [0, 1), at which whole channels are dropped before a head's classifier.
         use_auxiliary_head (`bool`, *optional*, defaults to `True`):
-            Whether UperNet has the auxiliary FCN head on the last but one stage. It is used in training only.
+            Whether UperNet and HamNet have an auxiliary FCN head on the last but one stage. It is used in training
+            only.
         auxiliary_hidden_size (`int`, *optional*, defaults to 256):
             Channels of the auxiliary head.
         auxiliary_loss_weight (`float`, *optional*, defaults to 0.4):
@@ -133,6 +171,10 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_hidden_size: int | None = None
     fpn_hidden_size: int = 256
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    ham_hidden_size: int = 512
+    ham_rank: int = 64
+    ham_train_steps: int = 6
+    ham_eval_steps: int = 7
     classifier_dropout_prob: float | int = 0.1
     use_auxiliary_head: bool = True
     auxiliary_hidden_size: int = 256
@@ -225,7 +267,10 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
         self._validate_labels()
         if not self.pool_scales or any(scale < 1 for scale in self.pool_scales):
             raise ValueError(f"pool_scales must hold positive integers, one or more, got {self.pool_scales}")
-        for name in ("num_channels", "fpn_hidden_size", "auxiliary_hidden_size", "decoder_hidden_size"):
+        for name in (
+            *("num_channels", "fpn_hidden_size", "auxiliary_hidden_size", "decoder_hidden_size"),
+            *("ham_hidden_size", "ham_rank", "ham_train_steps", "ham_eval_steps"),
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value}")
@@ -244,10 +289,22 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"auxiliary_loss_weight must not be negative, got {self.auxiliary_loss_weight}")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
-        if self.decode_head not in DECODE_HEAD_NAMES:
-            raise ValueError(f"decode_head must be one of {', '.join(DECODE_HEAD_NAMES)}, got {self.decode_head!r}")
+        if self.decode_head not in DECODE_HEADS:
+            raise ValueError(f"decode_head must be one of {', '.join(DECODE_HEADS)}, got {self.decode_head!r}")
+        self._validate_group_norms()
         if self.palette is not None:
             self._validate_palette()
+
+    def _validate_group_norms(self):
+        names = {"light_ham": ["ham_hidden_size", "decoder_hidden_size"]}
+        names["ham"] = names["light_ham"] + ["auxiliary_hidden_size"] * self.use_auxiliary_head
+        for name in names.get(self.decode_head, []):
+            value = getattr(self, name)
+            if value is not None and value % GROUP_NORM_GROUPS != 0:
+                raise ValueError(
+                    f"{name} must be a multiple of {GROUP_NORM_GROUPS}, the groups of the group normalizations of "
+                    f"{DECODE_HEADS[self.decode_head].name}, got {value}"
+                )
 
     def _validate_palette(self):
         if len(self.palette) != self.num_labels:
@@ -258,6 +315,16 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
             if len(colour) != 3 or any(not 0 <= value <= 255 for value in colour):
                 raise ValueError(f"palette[{idx}] must be [red, green, blue] in 0..255, got {colour}")
 
+    @property
+    def logits_stride(self) -> int:
+        """The side, in pixels of the picture, of what one place of a segmentation model's logits stands for.
+
+        The logits have the picture's size divided by it, rounded up: it is 4 for UperNet and Semantic FPN, 8 for
+        Light-Ham and HamNet, with the published strides.
+        """
+        last_stage = range(len(self.strides))[DECODE_HEADS[self.decode_head].logits_stage]
+        return math.prod(self.strides[: last_stage + 1])
+
     @classmethod
     def from_size(cls, size: str, decode_head: str = "upernet", **overrides) -> "VanConfig":
         """
@@ -265,24 +332,34 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
 
         Args:
             size (`str`): `"b0"` to `"b6"`.
-            decode_head (`str`, *optional*, defaults to `"upernet"`): `"upernet"` or `"semantic_fpn"`.
+            decode_head (`str`, *optional*, defaults to `"upernet"`):
+                `"upernet"`, `"semantic_fpn"`, `"light_ham"` or `"ham"`.
             overrides: fields with other values; `num_labels` (or `id2label`) is 150 unless given.
 
         Raises:
             ValueError: the size or the decode head is unknown, or an override is refused.
-        """
+
+        Example: the authors' smallest Light-Ham model
+
+        ```python
+        >>> sizes = {"decoder_hidden_size": 256, "ham_hidden_size": 256, "ham_rank": 16}
+        >>> config = VanConfig.from_size("b0", decode_head="light_ham", **sizes)
+        ```"""
         if size not in VAN_SIZES:
             raise ValueError(f"size must be one of {', '.join(VAN_SIZES)}, got {size!r}")
-        if decode_head not in DECODE_HEAD_NAMES:
-            raise ValueError(f"decode_head must be one of {', '.join(DECODE_HEAD_NAMES)}, got {decode_head!r}")
+        if decode_head not in DECODE_HEADS:
+            raise ValueError(f"decode_head must be one of {', '.join(DECODE_HEADS)}, got {decode_head!r}")
         hidden_sizes, depths, drop_path_rates = VAN_SIZES[size]
         fields = {
             "hidden_sizes": list(hidden_sizes),
             "depths": list(depths),
+            "strides": list(DECODE_HEADS[decode_head].strides),
+            "layer_norm_eps": DECODE_HEADS[decode_head].layer_norm_eps,
             "drop_path_rate": drop_path_rates[decode_head],
-            "layer_norm_eps": 1e-5,
             "decode_head": decode_head,
         }
+        if decode_head == "light_ham":
+            fields["ham_hidden_size"] = min(512, sum(hidden_sizes[1:]))  # no more than its maps have together
         if overrides.get("id2label") is None:
             fields["num_labels"] = 150
         return cls(**{**fields, **overrides})

@@ -151,16 +151,17 @@ def conv2d_reference(features: torch.Tensor, weight: torch.Tensor, bias: torch.T
 def conv2d_over_upsampled(
     maps: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The 3x3 convolution of maps that are interpolated bilinearly to the first one's size and concatenated.
+    """The 3x3 or 1x1 convolution of maps that are interpolated bilinearly to the first one's size and concatenated.
 
     A convolution of a concatenation is a sum of convolutions. One of an upsampled map is nine 1x1 convolutions, each
     shifted by a pixel, summed, and mixing channels commutes with shifting and interpolating. So each tap is applied at
     the map's own size, where it costs a fourth, a sixteenth or a 64th, and its result goes to the large size by two
-    small matrices that interpolate and shift, and are zero beyond the border as the convolution's padding is.
+    small matrices that interpolate and shift, and are zero beyond the border as the convolution's padding is. A 1x1
+    convolution is a single tap, which is interpolated as it is.
 
     Args:
         maps: of shapes (batch, channels[i], height[i], width[i]), of one floating dtype.
-        weight: (out_channels, sum of channels, 3, 3).
+        weight: (out_channels, sum of channels, kernel, kernel), the kernel's side 1 or 3.
         bias: (out_channels,).
 
     Returns:
@@ -169,6 +170,11 @@ def conv2d_over_upsampled(
     size = maps[0].shape[-2:]
     batch, out_channels = maps[0].shape[0], weight.shape[0]
     taps_of_maps = weight.split([features.shape[1] for features in maps], dim=1)
+    if weight.shape[-1] == 1 and _is_fast("upsampled", maps[0]):
+        outputs = F.conv2d(maps[0], taps_of_maps[0], bias)
+        for features, taps in zip(maps[1:], taps_of_maps[1:], strict=True):
+            outputs = outputs + resize_to(F.conv2d(features, taps), size)
+        return outputs
     at_full_size, at_own_size = [(maps[0], taps_of_maps[0])], []
     for features, taps in zip(maps[1:], taps_of_maps[1:], strict=True):
         is_small = partial(_is_small_map, features, taps, size)
@@ -221,7 +227,7 @@ def conv2d_over_upsampled_reference(
 ) -> torch.Tensor:
     """[`conv2d_over_upsampled`] as it is defined."""
     size = maps[0].shape[-2:]
-    return F.conv2d(torch.cat([resize_to(features, size) for features in maps], dim=1), weight, bias, padding=1)
+    return conv2d_reference(torch.cat([resize_to(features, size) for features in maps], dim=1), weight, bias)
 
 
 def _shifted_interpolation(length: int, new_length: int, like: torch.Tensor) -> torch.Tensor:

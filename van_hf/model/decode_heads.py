@@ -1,18 +1,22 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Decode heads: feature maps of a pyramid in, class scores at the first map's size out.
+"""Decode heads: feature maps of a pyramid in, class scores at the size of one of them out.
 
 The heads know nothing of the backbone. Their layers are made as torch's own are, for tools that make more of the same
 class (peft's adapters). Each head takes the list of the backbone's maps, finest first, and the list of their
 channels; of the configuration they read the fields of the heads alone. They are the heads that the authors' models use
-of mmsegmentation 0.26, with its parameter names but for `classifier`, there `conv_seg`.
+of mmsegmentation 0.26, and the two of their own, with the originals' parameter names but for `classifier`, there
+`conv_seg`, and `hamburger`.
 """
+
+from contextlib import nullcontext
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
-from .configuration_van import VanConfig
+from .configuration_van import GROUP_NORM_GROUPS, VanConfig
 from .convolutions import channels_first, conv2d, conv2d_over_upsampled
 from .custom_operators import is_exporting
 from .interpolation import resize_to
@@ -39,16 +43,33 @@ class ConvModule(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-        # Another package's layer in its place, as an adapter's, takes one map.
-        if isinstance(features, list) and not isinstance(self.conv, Conv):
-            features = torch.cat([resize_to(maps, features[0].shape[-2:]) for maps in features], dim=1)
-        return self.activation(self.bn(self.conv(features)))
+        return self.activation(self.bn(_convolve(self.conv, features)))
 
     def fuse(self):
         """Fold the normalization into the convolution, for inference; a second call does nothing."""
         if not isinstance(self.bn, nn.Identity):
             self.conv = fuse_conv_bn_eval(self.conv, self.bn)
             self.bn = nn.Identity()
+
+
+class GroupNormConvModule(nn.Module):
+    """A convolution without bias that keeps the size, group normalization and, unless told otherwise, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, has_activation: bool = True):
+        super().__init__()
+        self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.gn = nn.GroupNorm(GROUP_NORM_GROUPS, out_channels)  # decayed in the recipes, as it is not called `norm`
+        self.activation = nn.ReLU(inplace=True) if has_activation else nn.Identity()
+
+    def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        return self.activation(self.gn(_convolve(self.conv, features)))
+
+
+def _convolve(conv: nn.Module, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+    # Another package's layer in the place of ours, as an adapter's, takes one map.
+    if isinstance(features, list) and not isinstance(conv, Conv):
+        features = torch.cat([resize_to(maps, features[0].shape[-2:]) for maps in features], dim=1)
+    return conv(features)
 
 
 class PyramidConv(Conv):
@@ -175,25 +196,170 @@ class SemanticFpnHead(nn.Module):
         return self.classifier(self.dropout(fused))
 
 
-class FcnHead(nn.Module):
-    """A convolution and a classifier on the last map but one: UperNet's auxiliary head, mmsegmentation's `FCNHead`."""
+class Hamburger(nn.Module):
+    """A map and what is left of it in a low-rank form, its global context: https://arxiv.org/abs/2109.04553.
+
+    Between two 1x1 convolutions ("bread") the map, as a non-negative matrix of channels x pixels, is factorized into
+    bases, channels x rank, and coefficients, rank x pixels, by multiplicative updates (Lee & Seung); the product goes
+    on. The original draws the bases that the updates begin with at random at every call. So does this in training,
+    from torch's random state. In evaluation they are always the buffer `bases`, (channels, rank), drawn from a fixed
+    seed and saved with the weights: results can be repeated, and a picture's do not depend on those beside it.
+    """
+
+    SEED = 0
+
+    def __init__(self, config: VanConfig):
+        super().__init__()
+        channels = config.ham_hidden_size
+        self.train_steps, self.eval_steps = config.ham_train_steps, config.ham_eval_steps
+        self.ham_in = Conv(channels, channels, kernel_size=1)
+        self.ham_out = GroupNormConvModule(channels, channels, kernel_size=1, has_activation=False)
+        self.register_buffer("bases", self.fixed_bases(channels, config.ham_rank))
+
+    @classmethod
+    def fixed_bases(cls, channels: int, rank: int, seed: int = SEED) -> torch.Tensor:
+        """Return the bases of a seed, (channels, rank), on the CPU, in torch's default dtype."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        bases = torch.rand((channels, rank), generator=generator, device="cpu", dtype=torch.float32)
+        return F.normalize(bases, dim=0).to(torch.get_default_dtype())
+
+    def initial_bases(self, batch: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return the bases that the updates begin with, (batch, channels, rank)."""
+        shape = (batch, *self.bases.shape[-2:])
+        if not self.training:
+            return self.bases.to(dtype).expand(shape)
+        return F.normalize(torch.rand(shape, dtype=dtype, device=self.bases.device), dim=1)
+
+    def factorize(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the product of the factors of a non-negative map, in the map's shape and dtype."""
+        # In half precision the denominators' 1e-6 would vanish.
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        matrix = _pixels(features.to(dtype)).mT  # (batch, pixels, channels)
+        bases = self.initial_bases(matrix.shape[0], dtype)
+        correlation = matrix @ bases
+        coefficients = correlation.softmax(dim=2)  # (batch, pixels, rank)
+        for _ in range(self.train_steps if self.training else self.eval_steps):
+            coefficients = coefficients * correlation / (coefficients @ (bases.mT @ bases) + 1e-6)
+            bases = bases * (matrix.mT @ coefficients) / (bases @ (coefficients.mT @ coefficients) + 1e-6)
+            correlation = matrix @ bases
+        coefficients = coefficients * correlation / (coefficients @ (bases.mT @ bases) + 1e-6)
+        return _from_pixels((coefficients @ bases.mT).to(features.dtype), features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return a map of the shape of `features`, (batch, channels, height, width)."""
+        matrix = F.relu(self.ham_in(features))
+        device = features.device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            context = self.factorize(matrix)
+        return F.relu(features + self.ham_out(context))
+
+
+def _pixels(features: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, height, width) as (batch, channels, pixels), for [`_from_pixels`] to undo."""
+    if _only_free_side(features) is None:
+        return features.flatten(2)
+    # Exporting, torch cannot prove that the sides can be flattened, but can that their rows are concatenated.
+    return torch.cat(features.unbind(5 - _only_free_side(features)), dim=2)
+
+
+def _from_pixels(pixels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """(batch, pixels, channels) as (batch, channels, height, width) of the size of `features`, channels last."""
+    is_transposed = _only_free_side(features) == 2
+    sides = reversed(features.shape[2:]) if is_transposed else features.shape[2:]
+    maps = pixels.view(pixels.shape[0], *sides, pixels.shape[2]).permute(0, 3, 1, 2)
+    return maps.mT if is_transposed else maps
+
+
+def _only_free_side(features: torch.Tensor) -> int | None:
+    """The dimension of the side that is free in an export for which the other one is fixed."""
+    free = [side for side in (2, 3) if not isinstance(features.shape[side], int)]
+    return free[0] if is_exporting() and len(free) == 1 else None
+
+
+class LightHamHead(nn.Module):
+    """All maps but the first, brought to the second one's size, and their global context.
+
+    The head of the authors' Light-Ham models (VAN-Segmentation), and of SegNeXt, https://arxiv.org/abs/2209.08575.
+    """
 
     def __init__(self, config: VanConfig, in_channels: list[int]):
         super().__init__()
-        channels = config.auxiliary_hidden_size
-        self.convs = nn.Sequential(ConvModule(in_channels[-2], channels, kernel_size=3))
+        channels = config.decoder_hidden_size or 512
+        self.squeeze = GroupNormConvModule(sum(in_channels[1:]), config.ham_hidden_size, kernel_size=1)
+        self.hamburger = Hamburger(config)
+        self.align = GroupNormConvModule(config.ham_hidden_size, channels, kernel_size=1)
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
         self.classifier = Classifier(channels, config.num_labels, kernel_size=1)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """
         Args:
-            features: maps of shape (batch, in_channels[i], height / 4 / 2**i, width / 4 / 2**i).
+            features: maps of shape (batch, in_channels[i], height / 4 / 2**i, width / 4 / 2**i), of any sizes.
 
         Returns:
-            Scores at the last but one map's size, (batch, num_labels, height / 16, width / 16).
+            Scores of shape (batch, num_labels, height / 8, width / 8).
+        """
+        squeezed = self.squeeze(list(features[1:]))  # (batch, ham_hidden_size, height / 8, width / 8)
+        return self.classifier(self.dropout(self.align(self.hamburger(squeezed))))
+
+
+class HamHead(nn.Module):
+    """3x3 convolutions around the global context of the last map: HamNet's head.
+
+    Section 3.3 of https://arxiv.org/abs/2109.04553, in the form of VAN-Segmentation, on a backbone that keeps its last
+    two maps at the size of the second.
+    """
+
+    def __init__(self, config: VanConfig, in_channels: list[int]):
+        super().__init__()
+        channels, last_channels = config.decoder_hidden_size or 512, in_channels[-1]
+        self.squeeze = GroupNormConvModule(last_channels, config.ham_hidden_size, kernel_size=3)
+        self.hamburger = Hamburger(config)
+        self.align = GroupNormConvModule(config.ham_hidden_size, channels, kernel_size=3)
+        self.conv_cat = GroupNormConvModule(last_channels + channels, channels, kernel_size=3)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = Classifier(channels, config.num_labels, kernel_size=1)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            features: maps, of which the last counts, (batch, in_channels[-1], height / 8, width / 8).
+
+        Returns:
+            Scores of shape (batch, num_labels, height / 8, width / 8).
+        """
+        last = channels_first(features[-1])
+        aligned = self.align(self.hamburger(self.squeeze(last)))  # (batch, channels, height / 8, width / 8)
+        fused = self.conv_cat(torch.cat([last, aligned], dim=1))
+        return self.classifier(self.dropout(fused))
+
+
+class FcnHead(nn.Module):
+    """A convolution and a classifier on the last map but one: the auxiliary head, mmsegmentation's `FCNHead`."""
+
+    def __init__(self, config: VanConfig, in_channels: list[int]):
+        super().__init__()
+        channels = config.auxiliary_hidden_size
+        conv_module = GroupNormConvModule if config.decode_head == "ham" else ConvModule
+        self.convs = nn.Sequential(conv_module(in_channels[-2], channels, kernel_size=3))
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = Classifier(channels, config.num_labels, kernel_size=1)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            features: maps, of which the last but one counts, (batch, in_channels[-2], height / 16, width / 16) for
+                UperNet.
+
+        Returns:
+            Scores at that map's size, (batch, num_labels, height / 16, width / 16).
         """
         return self.classifier(self.dropout(self.convs(features[-2])))
 
 
-DECODE_HEADS = {"upernet": UperNetHead, "semantic_fpn": SemanticFpnHead}
+DECODE_HEAD_CLASSES = {
+    "upernet": UperNetHead,
+    "semantic_fpn": SemanticFpnHead,
+    "light_ham": LightHamHead,
+    "ham": HamHead,
+}

@@ -32,7 +32,6 @@ from .interpolation import half_pixel_positions, keep_ratio_size
 from .upsampled_scores import upsampled_argmax
 
 IGNORE_INDEX = 255
-LOGITS_STRIDE = 4  # the models' logits come out at a quarter of the input size, rounded up
 CHANNELS = (1, 3, 4)  # that a picture can have
 MAP_MODES = ("1", "L", "P", "I")  # PIL modes of one integer channel; "I;16" and its variants besides
 
@@ -229,7 +228,8 @@ class VanImageProcessor(TorchvisionBackend):
         they do not, and are all the same, they are read as mere output sizes of a batch without padding.
 
         Args:
-            outputs: the model's outputs, or any mapping, with `logits` (batch, num_labels, height / 4, width / 4).
+            outputs: the model's outputs, or any mapping, with `logits` (batch, num_labels, height / s, width / s),
+                rounded up, for any s that is a power of 2.
             target_sizes: `(height, width)` in pixels of each map; None leaves them at the logits' size.
             original_sizes: `(height, width)` in pixels of each picture as it was given to the processor.
             return_segmentation_scores: return the scores too, (num_labels, height, width) float32 for each picture.
@@ -264,9 +264,11 @@ class VanImageProcessor(TorchvisionBackend):
         if sizes is None:
             return [logits_size] * len(logits)
         resized = [self.get_resized_size(*size) for size in sizes]
-        areas = [tuple(math.ceil(side / LOGITS_STRIDE) for side in size) for size in resized]
-        if tuple(map(max, zip(*areas, strict=True))) == logits_size:
-            return areas
+        padded_size = tuple(map(max, zip(*resized, strict=True)))
+        # The stride depends on the model's head. No two powers of 2 give the same size, unless it is a single place.
+        for stride in (1, 2, 4, 8, 16, 32):
+            if _strided(padded_size, stride) == logits_size:
+                return [_strided(size, stride) for size in resized]
         if original_sizes is None and len(set(target_sizes)) == 1:
             return [logits_size] * len(logits)
         raise ValueError(
@@ -501,6 +503,10 @@ def _fixed_point_taps(length: int, new_length: int, device) -> tuple[torch.Tenso
     first = first.to(torch.int64)
     taps = first.clamp(0, length - 1), (first + 1).clamp(0, length - 1), 2048 - second_weight, second_weight
     return tuple(tap.to(device) for tap in taps)
+
+
+def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)
 
 
 def _to_sizes(sizes, name: str, batch_size: int) -> list[tuple[int, int]] | None:

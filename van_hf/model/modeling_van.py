@@ -28,10 +28,10 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
-from .configuration_van import VanConfig
+from .configuration_van import DECODE_HEADS, VanConfig
 from .convolutions import channels_last, depthwise_conv2d
 from .custom_operators import is_transformed
-from .decode_heads import DECODE_HEADS, Classifier, ConvModule, FcnHead, PyramidConv
+from .decode_heads import DECODE_HEAD_CLASSES, Classifier, ConvModule, FcnHead, Hamburger, PyramidConv
 from .upsampled_scores import upsampled_cross_entropy
 
 
@@ -330,6 +330,8 @@ class VanPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
         elif isinstance(module, VanLayerScaling):
             init.constant_(module.weight, self.config.layer_scale_init_value)
+        elif isinstance(module, Hamburger):
+            init.copy_(module.bases, module.fixed_bases(*module.bases.shape))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
@@ -508,8 +510,11 @@ class VanForImageClassification(VanPreTrainedModel):
 
 class VanForSemanticSegmentation(VanPreTrainedModel):
     """
-    VAN with the decode head that `config.decode_head` names: UperNet, with an auxiliary FCN head in training, or
-    Semantic FPN.
+    VAN with the decode head that `config.decode_head` names: UperNet, Semantic FPN, Light-Ham or HamNet. UperNet and
+    HamNet have an auxiliary FCN head in training.
+
+    In evaluation mode the same picture has the same logits at every call: up to float rounding, as a picture's place
+    in a batch, and the batch's size, decide how products are summed up.
 
     `Trainer` trains it, but for `label_smoothing_factor`: its smoothing takes the classes to be the last dimension of
     the logits, and labels to be of the logits' size. A smoothed loss goes into `Trainer(compute_loss_func=...)`.
@@ -532,8 +537,8 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
         super().__init__(config)
         self.van = VanModel(config)
         in_channels = list(config.hidden_sizes)
-        self.decode_head = DECODE_HEADS[config.decode_head](config, in_channels)
-        has_auxiliary_head = config.decode_head == "upernet" and config.use_auxiliary_head
+        self.decode_head = DECODE_HEAD_CLASSES[config.decode_head](config, in_channels)
+        has_auxiliary_head = DECODE_HEADS[config.decode_head].has_auxiliary_head and config.use_auxiliary_head
         self.auxiliary_head = FcnHead(config, in_channels) if has_auxiliary_head else None
         self.post_init()
 
@@ -554,8 +559,10 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
             [`~transformers.modeling_outputs.SemanticSegmenterOutput`]: `loss`, a scalar, if there are labels: the
             cross entropy of the logits, interpolated to the labels' size, averaged over the pixels that are not
             ignored (0 where all are), and in training mode `auxiliary_loss_weight` times the auxiliary head's;
-            `logits` of shape `(batch, num_labels, height / 4, width / 4)`, rounded up; `hidden_states` of shapes
-            `(batch, hidden_sizes[0], height / 4, width / 4)` to `(batch, hidden_sizes[3], height / 32, width / 32)`.
+            `logits` of shape `(batch, num_labels, height / s, width / s)`, rounded up, where s is
+            `config.logits_stride`, 4 for UperNet and Semantic FPN and 8 for Light-Ham and HamNet; `hidden_states` of
+            shapes `(batch, hidden_sizes[0], height / 4, width / 4)` to `(batch, hidden_sizes[3], height / 32,
+            width / 32)`, the last two of HamNet's at 1/8.
 
         Raises:
             ValueError: `labels` have another shape, are no integers or hold other ids (on a GPU, torch itself stops
