@@ -64,7 +64,7 @@ def random_model(config: VanConfig, seed: int = 0) -> VanForSemanticSegmentation
         for module in model.modules():
             if isinstance(module, VanLayerScaling):
                 module.weight.uniform_(0.1, 0.3)
-            elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(getattr(module, "bias", None), nn.Parameter):
                 module.bias.normal_(std=0.1)
