@@ -221,6 +221,24 @@ def test_published_models_of_all_heads():
     assert protocols["UperNet"] == "multi-scale + flip" and protocols["Semantic FPN"] == "single scale"
 
 
+def test_published_models_of_one_size_are_told_apart(monkeypatch):
+    narrow = VanConfig.from_size("b0", "light_ham", decoder_hidden_size=256)
+    checkpoint = argparse.Namespace(
+        size="b0",
+        decode_head="light_ham",
+        figure=40.9,
+        pretraining="ImageNet-1K",
+        protocol="one",
+        config=lambda: narrow,
+    )
+    monkeypatch.setitem(heads.RELEASED_CHECKPOINTS, "narrow", checkpoint)
+    published = heads.published_models(["b0"])
+    assert ("Light-Ham", "b0, 256 channels", 40.9) in [
+        (model.family, model.size, model.mean_iou) for model in published
+    ]
+    assert len({(model.family, model.size) for model in published}) == len(published)
+
+
 @pytest.mark.slow
 def test_heads_are_measured_and_drawn(heads_file, tmp_path):
     rows = json.loads(heads_file.read_text())["tables"][0]["rows"]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
-from van_hf.released_checkpoints import IMAGENET, RELEASED_CHECKPOINTS
+from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
+from van_hf.released_checkpoints import IMAGENET, RELEASED_CHECKPOINTS, ReleasedCheckpoint
 
 from .inference import logits_function, random_pictures
 from .measuring import DTYPES, Table, add_common_arguments, integer_from, take_turns
@@ -44,12 +44,20 @@ class PublishedModel(NamedTuple):
     build: Callable[[], nn.Module]
 
 
+def size_label(checkpoint: ReleasedCheckpoint) -> str:
+    """Return the size, and the head's channels where they are not what models of that size have by default."""
+    channels = checkpoint.config().decoder_hidden_size
+    if channels == VanConfig.from_size(checkpoint.size, checkpoint.decode_head).decoder_hidden_size:
+        return checkpoint.size
+    return f"{checkpoint.size}, {channels} channels"
+
+
 def published_models(sizes: list[str]) -> list[PublishedModel]:
     """Return the models of the given sizes whose mean IoU was published, all from ImageNet-1K, and ConvNeXt-T's."""
     models = [
         PublishedModel(
             DECODE_HEADS[checkpoint.decode_head].name,
-            checkpoint.size,
+            size_label(checkpoint),
             "van_hf",
             checkpoint.figure,
             re.sub(r" \(.*?\)", "", checkpoint.protocol).partition(",")[0],
