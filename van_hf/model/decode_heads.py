@@ -52,13 +52,13 @@ class ConvModule(nn.Module):
 
 
 class GroupNormConvModule(nn.Module):
-    """A convolution without bias that keeps the size, group normalization and, unless told otherwise, ReLU."""
+    """A convolution without bias that keeps the size, group normalization and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, has_activation: bool = True):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
         self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.gn = nn.GroupNorm(GROUP_NORM_GROUPS, out_channels)  # decayed in the recipes, as it is not called `norm`
-        self.activation = nn.ReLU(inplace=True) if has_activation else nn.Identity()
+        self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         return self.activation(self.gn(_convolve(self.conv, features)))
@@ -212,7 +212,9 @@ class Hamburger(nn.Module):
         channels = config.ham_hidden_size
         self.train_steps, self.eval_steps = config.ham_train_steps, config.ham_eval_steps
         self.ham_in = Conv(channels, channels, kernel_size=1)
-        self.ham_out = GroupNormConvModule(channels, channels, kernel_size=1, has_activation=False)
+        self.ham_out = nn.Sequential()
+        self.ham_out.add_module("conv", Conv(channels, channels, kernel_size=1, bias=False))
+        self.ham_out.add_module("gn", nn.GroupNorm(GROUP_NORM_GROUPS, channels))
         self.register_buffer("bases", self.fixed_bases(channels, config.ham_rank))
 
     @classmethod
@@ -229,28 +231,32 @@ class Hamburger(nn.Module):
             return self.bases.to(dtype).expand(shape)
         return F.normalize(torch.rand(shape, dtype=dtype, device=self.bases.device), dim=1)
 
-    def factorize(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the product of the factors of a non-negative map, in the map's shape and dtype."""
-        # In half precision the denominators' 1e-6 would vanish.
+    def factorize(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the factors of a non-negative map: coefficients (batch, pixels, rank), bases (batch, channels, rank).
+
+        They are float32 for a map of half precision, in which the denominators' 1e-6 would vanish.
+        """
         dtype = torch.promote_types(features.dtype, torch.float32)
         matrix = _pixels(features.to(dtype)).mT  # (batch, pixels, channels)
         bases = self.initial_bases(matrix.shape[0], dtype)
         correlation = matrix @ bases
-        coefficients = correlation.softmax(dim=2)  # (batch, pixels, rank)
+        coefficients = correlation.softmax(dim=2)
         for _ in range(self.train_steps if self.training else self.eval_steps):
             coefficients = coefficients * correlation / (coefficients @ (bases.mT @ bases) + 1e-6)
             bases = bases * (matrix.mT @ coefficients) / (bases @ (coefficients.mT @ coefficients) + 1e-6)
             correlation = matrix @ bases
-        coefficients = coefficients * correlation / (coefficients @ (bases.mT @ bases) + 1e-6)
-        return _from_pixels((coefficients @ bases.mT).to(features.dtype), features)
+        return coefficients * correlation / (coefficients @ (bases.mT @ bases) + 1e-6), bases
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return a map of the shape of `features`, (batch, channels, height, width)."""
-        matrix = F.relu(self.ham_in(features))
+        matrix = F.relu(self.ham_in(features), inplace=True)
         device = features.device.type
         with maybe_autocast(device, enabled=False):
-            context = self.factorize(matrix)
-        return F.relu(features + self.ham_out(context))
+            coefficients, bases = self.factorize(matrix)
+        # A 1x1 convolution of the factors' product is the product with the convolution of the bases, which are few.
+        bases = self.ham_out.conv(bases.to(features.dtype)[..., None])[..., 0]
+        context = _from_pixels(coefficients.to(bases.dtype) @ bases.mT, features)
+        return F.relu(features + self.ham_out.gn(context), inplace=True)
 
 
 def _pixels(features: torch.Tensor) -> torch.Tensor:
