@@ -19,6 +19,7 @@ OTHER_COLOR = "0.35"
 OTHER_MARKERS = "sD"
 TICKS = [digit * 10**power for power in range(-4, 4) for digit in (1, 2, 5)]  # seconds
 CAPTION_WIDTH = 132  # characters
+LONGEST_ABOVE = 4  # characters
 
 
 def add_command(commands) -> None:
@@ -87,9 +88,10 @@ def plot_family(axis: Axes, rows: list[dict], **style: object) -> None:
     protocols = ", ".join(dict.fromkeys(row["protocol"] for row in rows))
     places = [(row["seconds"], row["mean IoU"]) for row in rows]
     axis.plot(*zip(*places, strict=True), label=f"{rows[0]['model']} ({rows[0]['package']}), {protocols}", **style)
-    is_ours = rows[0]["package"] == "van_hf"
-    offset, side = ((-5, 5), "right") if is_ours else ((6, -10), "left")  # away from each other
     for row, place in zip(rows, places, strict=True):
+        # Ours and theirs away from each other, but long ones away from the edge on the left.
+        is_above = row["package"] == "van_hf" and len(row["size"]) <= LONGEST_ABOVE
+        offset, side = ((-5, 5), "right") if is_above else ((6, -10), "left")
         label = axis.annotate(row["size"], place, xytext=offset, textcoords="offset points", ha=side, fontsize=9.5)
         label.set(color=style["color"], path_effects=[withStroke(linewidth=2.5, foreground="white")])
 
