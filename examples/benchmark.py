@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import torch
-from benchmarks import complexity, import_time, inference, loader, metric, postprocess, training
+from benchmarks import complexity, heads, import_time, inference, loader, metric, plot, postprocess, training
 from benchmarks.measuring import machine, write_json
 
 
@@ -20,9 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK", dest="benchmark")
     inference.add_command(commands)
     training.add_commands(commands)
-    for module in (postprocess, metric, loader, import_time, complexity):
+    for module in (heads, plot, postprocess, metric, loader, import_time, complexity):
         module.add_command(commands)
     args = parser.parse_args(argv)
+    if args.benchmark == "plot":
+        try:
+            plot.plot(args.file, args.output)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        return 0
     if args.json is not None and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
     if getattr(args, "num_threads", None) is not None:

@@ -10,18 +10,39 @@ import benchmark
 import numpy as np
 import pytest
 import torch
-from benchmarks import complexity, import_time, inference, loader, measuring, metric, models, postprocess, training
+from benchmarks import (
+    complexity,
+    heads,
+    import_time,
+    inference,
+    loader,
+    measuring,
+    metric,
+    models,
+    plot,
+    postprocess,
+    training,
+)
 from conftest import tiny_config
+from PIL import Image
 from torch.nn import functional as F
 
 from van_hf import VanConfig
+from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 
-PUBLISHED_PARAMETERS = {  # in millions, as README has them
+PUBLISHED_PARAMETERS = {  # in millions, as README has them and the authors' configurations
     "upernet": {"b0": 32.1, "b1": 43.8, "b2": 56.6, "b3": 74.7, "b4": 90.3, "b5": 121.9, "b6": 231.5},
     "semantic_fpn": {"b0": 7.98, "b1": 17.6, "b2": 30.3, "b3": 48.5, "b4": 64.0},
+    "light_ham": {"b0": 4.87, "b1": 14.7, "b2": 27.4, "b3": 45.6},
+    "ham": {"b0": 11.9, "b1": 24.2, "b2": 36.9, "b3": 55.1},
 }
 # With UperNet at 512 x 2048, in G, the auxiliary head included.
 PUBLISHED_MULTIPLY_ADDS = {"b0": 859, "b1": 898, "b2": 950, "b3": 1032, "b4": 1099, "b5": 1208, "b6": 1658}
+# At 512 x 512, in G. What these count of normalization and interpolation is not known; 0.6 G covers it.
+PUBLISHED_HAM_MULTIPLY_ADDS = {
+    "light_ham": {"b0": 11.3, "b1": 21.4, "b2": 34.4, "b3": 55.0},
+    "ham": {"b0": 50.8, "b1": 100.6, "b2": 153.6, "b3": 227.7},
+}
 
 
 def run(*arguments: object) -> int:
@@ -45,6 +66,9 @@ def here(monkeypatch):
     monkeypatch.setattr(measuring.gc, "collect", lambda: None)  # a fourth of a second each time, among all the tests
     monkeypatch.setitem(measuring.MATRIX_SIDES, "cpu", 32)
     monkeypatch.setattr(models, "CALIBRATION_SIZE", 64)
+    for size in models.SEGFORMER_SIZES:
+        monkeypatch.setitem(models.SEGFORMER_SIZES, size, ([8, 16, 40, 64], [1, 1, 1, 1], 16))
+    monkeypatch.setattr(models, "CONVNEXT_TINY", {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1]})
 
 
 @pytest.mark.slow
@@ -102,8 +126,10 @@ def test_transformers_upernet_has_the_same_outputs(pixel_values, training_mode):
     torch.testing.assert_close(theirs.loss, ours.loss)
 
 
-def test_random_models_hide_nothing(pixel_values):
-    model = models.random_model(tiny_config())
+@pytest.mark.parametrize("decode_head", DECODE_HEADS)
+def test_random_models_hide_nothing(pixel_values, decode_head):
+    model = models.random_model(tiny_config(decode_head))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         before = model(pixel_values).logits
         assert 1 < before.abs().max() < 100 and len(before.argmax(dim=1).unique()) > 3
@@ -111,10 +137,10 @@ def test_random_models_hide_nothing(pixel_values):
             if name.startswith("auxiliary_head"):
                 continue
             kept = parameter.clone()
-            parameter.mul_(0.5)
+            parameter.mul_(torch.rand(parameter.shape, generator=generator))  # one factor would be normalized away
             assert (model(pixel_values).logits - before).abs().max() > 1e-4, name
             parameter.copy_(kept)
-    again = models.random_model(tiny_config()).state_dict()
+    again = models.random_model(tiny_config(decode_head)).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
 
 
@@ -123,27 +149,142 @@ def test_inference_beside_others(here, tmp_path, capsys):
     arguments = ("--height", 64, "--width", 96, "--repeats", 1, "--num_labels", 7)
     heads = ("--decode_head", "upernet", "semantic_fpn")
     upernet, fpn = run_json(tmp_path / "file.json", "inference", *arguments, *heads)["tables"]
-    assert [row["side"] for row in upernet["rows"]] == ["plain", "transformers", "van_hf", "van_hf fused"]
-    assert [row["side"] for row in fpn["rows"]] == ["plain", "van_hf", "van_hf fused"]
-    for row in upernet["rows"] + fpn["rows"]:
-        assert row["largest difference"] < 1e-3 and row["seconds"] > 0 and row["peak memory"] >= 0
-    assert max(row["speedup"] for row in upernet["rows"][:2]) == 1
-    assert "VAN-B0 + semantic_fpn, 1 x 64 x 96, float32" in capsys.readouterr().out
+    segformer, plain_upernet = "Segformer-B0", "plain UperNet-B0"
+    assert [row["side"] for row in upernet["rows"]] == ["plain", "transformers", "van_hf", "van_hf fused", segformer]
+    assert [row["side"] for row in fpn["rows"]] == ["plain", "van_hf", "van_hf fused", segformer, plain_upernet]
+    for table, baselines in (
+        (upernet, ["plain", "transformers", segformer]),
+        (fpn, ["plain", segformer, plain_upernet]),
+    ):
+        seconds = {row["side"]: row["seconds"] for row in table["rows"]}
+        for row in table["rows"]:
+            over = {name: value for name, value in row.items() if name.startswith("over ")}
+            assert over == {f"over {name}": seconds[name] / row["seconds"] for name in baselines}
+            assert row["peak memory"] >= 0
+            is_other = row["side"] in (segformer, plain_upernet)
+            assert "largest difference" not in row if is_other else row["largest difference"] < 1e-3
+    shown = capsys.readouterr().out
+    assert "VAN-B0 + semantic_fpn, 1 x 64 x 96, float32" in shown and "over Segformer-B0" in shown
 
-    (table,) = run_json(tmp_path / "file.json", "inference", *arguments, "--dtype", "bfloat16")["tables"]
-    assert all(0.9 < row["agreement"] <= 1 for row in table["rows"])
+    arguments += ("--compare", "upernet_convnext_tiny", "--dtype", "bfloat16")
+    (table,) = run_json(tmp_path / "file.json", "inference", *arguments)["tables"]
+    assert table["rows"][-1]["side"] == "UperNet + ConvNeXt-T"
+    assert all(0.9 < row["agreement"] <= 1 for row in table["rows"][:-1])
 
 
 def test_every_side_can_be_compiled(monkeypatch):
     kinds = ["plain", "transformers", "van_hf", "van_hf fused"]
-    assert inference.side_names("upernet", compiled=True) == kinds + [f"{kind} compiled" for kind in kinds]
-    assert inference.side_names("semantic_fpn", compiled=False) == ["plain", "van_hf", "van_hf fused"]
+    compiled_kinds = [f"{kind} compiled" for kind in kinds]
+    assert inference.side_names("b0", "upernet", [], compiled=True) == kinds + compiled_kinds
+    others = ["segformer", "upernet"]
+    kinds = ["plain", "van_hf", "van_hf fused"]
+    assert inference.side_names("b0", "semantic_fpn", others, compiled=False) == kinds + others
+    assert inference.side_names("b4", "semantic_fpn", others, compiled=False) == [*kinds, "upernet"]
+    assert "upernet" not in inference.side_names("b0", "upernet", others, compiled=False)
+    assert inference.side_title("segformer compiled", "b2") == "Segformer-B2 compiled"
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
     weights = models.random_model(tiny_config())
     inference.logits_function("van_hf compiled", weights)(torch.zeros(1, 3, 32, 32))
     inference.logits_function("van_hf", weights)(torch.zeros(1, 3, 32, 32))
     assert compiled == [weights]
+
+
+def test_other_models_are_the_published_ones():
+    with torch.device("meta"):
+        built = {size: models.segformer(size) for size in models.SEGFORMER_SIZES}
+        built["convnext"] = models.upernet_convnext_tiny()
+    millions = {
+        name: sum(parameter.numel() for parameter in model.parameters()) / 1e6 for name, model in built.items()
+    }
+    published = {"b0": 3.8, "b1": 13.7, "b2": 27.5, "b3": 47.3, "convnext": 60}
+    assert millions == pytest.approx(published, abs=0.05, rel=0.005)
+
+
+@pytest.fixture
+def heads_file(here, tmp_path) -> Path:
+    """What `heads` writes of B0 and B2; B5 has no figure from ImageNet-1K."""
+    path = tmp_path / "heads.json"
+    sizes = ("--height", 64, "--width", 96, "--repeats", 1, "--model_size", "b0", "b2", "b5")
+    assert run("heads", *sizes, "--json", path) == 0
+    return path
+
+
+def test_published_models_of_all_heads():
+    published = heads.published_models(list(VAN_SIZES))
+    figures = {(model.family, model.size): model.mean_iou for model in published}
+    assert len(figures) == len(published)
+    assert figures["UperNet", "b4"] == 52.2 and figures["Segformer", "b3"] == 50
+    assert ("UperNet", "b5") not in figures and ("Semantic FPN", "b4") not in figures  # ImageNet-22K; no figure
+    assert {model.family for model in published} >= {"UperNet", "Semantic FPN"}
+    protocols = {model.family: model.protocol for model in published}
+    assert protocols["UperNet"] == "multi-scale + flip" and protocols["Semantic FPN"] == "single scale"
+
+
+def test_published_models_of_one_size_are_told_apart(monkeypatch):
+    narrow = VanConfig.from_size("b0", "light_ham", decoder_hidden_size=256)
+    checkpoint = argparse.Namespace(
+        size="b0",
+        decode_head="light_ham",
+        figure=40.9,
+        pretraining="ImageNet-1K",
+        protocol="one",
+        config=lambda: narrow,
+    )
+    monkeypatch.setitem(heads.RELEASED_CHECKPOINTS, "narrow", checkpoint)
+    published = heads.published_models(["b0"])
+    assert ("Light-Ham", "b0, 256 channels", 40.9) in [
+        (model.family, model.size, model.mean_iou) for model in published
+    ]
+    assert len({(model.family, model.size) for model in published}) == len(published)
+
+
+@pytest.mark.slow
+def test_heads_are_measured_and_drawn(heads_file, tmp_path):
+    rows = json.loads(heads_file.read_text())["tables"][0]["rows"]
+    assert {(row["model"], row["size"]) for row in rows} >= {
+        *(("UperNet", "b0"), ("UperNet", "b2"), ("Semantic FPN", "b2"), ("Segformer", "b2")),
+        ("UperNet + ConvNeXt", "T"),
+    }
+    assert all(row["seconds"] > 0 and row["parameters (M)"] > 0 for row in rows)
+
+    assert run("plot", heads_file, "--output", tmp_path / "speed.png") == 0
+    with Image.open(tmp_path / "speed.png") as picture:
+        assert picture.width > 1000
+    figure = plot.draw(json.loads(heads_file.read_text()))
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log"
+    drawn = {tuple(map(float, point)) for line in axis.lines for point in line.get_xydata()}
+    assert drawn == {(row["seconds"], row["mean IoU"]) for row in rows}
+    assert sorted(text.get_text() for text in axis.texts) == sorted(row["size"] for row in rows)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "Semantic FPN (van_hf), single scale" in legend and "Segformer (transformers), multi-scale" in legend
+    caption = " ".join(figure.get_supxlabel().split())
+    for part in (
+        "VAN's authors",
+        "Segformer's authors",
+        f"{torch.get_num_threads()} threads",
+        measuring.machine()["date"],
+    ):
+        assert part in caption
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as JSON"),
+        ({"benchmark": "loss"}, "of the benchmark 'loss'"),
+        ({"benchmark": "heads"}, "has no 'tables'"),
+    ],
+)
+def test_plot_refuses_other_files(tmp_path, capsys, content, message):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stopped:
+        run("plot", path, "--output", tmp_path / "speed.png")
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "speed.png").exists()
 
 
 def test_comparison_of_logits_sees_differences():
@@ -301,6 +442,19 @@ def test_complexity_of_the_published_models(size, head):
     if head == "upernet":
         whole = counted["total"]["multiply_adds"] + counted["parts"][complexity.AUXILIARY_HEAD]["multiply_adds"]
         assert round(whole / 1e9) == PUBLISHED_MULTIPLY_ADDS[size]
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "published"),
+    [(head, size, count) for head, sizes in PUBLISHED_HAM_MULTIPLY_ADDS.items() for size, count in sizes.items()],
+)
+@pytest.mark.slow
+def test_multiply_adds_of_the_published_ham_models(head, size, published):
+    config = VanConfig.from_size(size, head)
+    counted = complexity.complexity(config, 512, 512, rewritten=False)["total"]["multiply_adds"]
+    # The authors convolve the factors' product at each pixel, and not the bases.
+    counted += config.ham_hidden_size**2 * (64 * 64 - config.ham_rank)
+    assert published - 0.6 < counted / 1e9 < published
 
 
 def test_the_hubs_algorithm_gives_the_golden_figures(fixtures_dir, tmp_path):

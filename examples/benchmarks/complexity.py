@@ -71,9 +71,9 @@ def complexity(config: VanConfig, height: int, width: int, classifier: bool = Fa
     """
     Counts a model's parameters, and the multiply-adds of one picture at inference.
 
-    Those of convolutions and linear layers count, as they are defined, biases left out. Batch normalization,
-    activations, products of maps, pooling and interpolation do not. The auxiliary head's are counted, but it works in
-    training only, so that they are not in the total.
+    Those of convolutions, linear layers and products of matrices, which Light-Ham and HamNet have, count as they are
+    defined, biases left out. Normalization, activations, elementwise products, pooling and interpolation do not. The
+    auxiliary head's are counted, but it works in training only, so that they are not in the total.
 
     Args:
         config: the architecture.
@@ -89,7 +89,7 @@ def complexity(config: VanConfig, height: int, width: int, classifier: bool = Fa
     """
     model_class = VanForImageClassification if classifier else VanForSemanticSegmentation
     with torch.device("meta"):  # only shapes go through the model: it has no values
-        model = model_class(config).eval()
+        model = model_class(config).eval().to("meta")
         pixel_values = torch.empty(1, config.num_channels, height, width)
     forms = {"multiply_adds": "plain", "rewritten": "fast"} if rewritten else {"multiply_adds": "plain"}
     counted = {name: count_multiply_adds(model, pixel_values, form) for name, form in forms.items()}
@@ -147,7 +147,8 @@ def describe(title: str, counted: dict) -> Table:
         for name, part in {**counted["parts"], "total at inference": counted["total"]}.items()
     ]
     notes = [
-        "Convolutions and linear layers count. The total's parameters include the auxiliary head's, its GMACs do not.",
+        "Convolutions, linear layers and products of matrices count. The total's parameters include the auxiliary",
+        "head's, its GMACs do not.",
         "Rewritten are van_hf's forms with fewer multiply-adds, in which it runs where they pay; Winograd's algorithm",
         "is not counted.",
     ]

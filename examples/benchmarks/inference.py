@@ -1,6 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Inference: van_hf beside the plain form of the same model and beside transformers' UperNet."""
+"""Inference: van_hf beside the plain form of the same model, transformers' UperNet over it, and other models."""
 
 import argparse
 import copy
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf.model.configuration_van import DECODE_HEADS
 
 from .complexity import complexity
 from .measuring import (
@@ -25,7 +26,7 @@ from .measuring import (
     peak_memory_of,
     take_turns,
 )
-from .models import add_model_arguments, forms_of, random_model, stock_upernet
+from .models import OTHER_MODELS, SEGFORMER_SIZES, add_model_arguments, forms_of, random_model, stock_upernet
 
 BASELINES = ("plain", "transformers")
 KINDS = (*BASELINES, "van_hf", "van_hf fused")
@@ -34,9 +35,13 @@ WARM_UP_SIZE = 64
 
 
 def add_command(commands) -> None:
-    help = "inference beside the plain form of the same model and transformers' UperNet"
+    help = "inference beside the plain form of the same model, transformers' UperNet over it, and other models"
     parser = commands.add_parser("inference", help=help, description=help)
     add_model_arguments(parser)
+    parser.add_argument("--compare", nargs="*", choices=OTHER_MODELS, default=["segformer", "upernet"],
+                        metavar="MODEL", help="other models to measure in turn with each: segformer, transformers' of "
+                        "the same number (B0 to B3); upernet, VAN's in its plain form; upernet_convnext_tiny, "
+                        "transformers' (segformer upernet)")  # fmt: skip
     parser.add_argument("--height", type=integer_from(1), default=512, help="of the pictures in pixels")
     parser.add_argument("--width", type=integer_from(1), default=512, help="of the pictures in pixels")
     parser.add_argument("--batch_size", type=integer_from(1), default=1)
@@ -52,18 +57,39 @@ def benchmark_inference(args: argparse.Namespace) -> Iterator[Table]:
             config = VanConfig.from_size(size, decode_head=head, num_labels=args.num_labels)
             shape = (args.batch_size, config.num_channels, args.height, args.width)
             title = f"VAN-{size.upper()} + {head}, {args.batch_size} x {args.height} x {args.width}, {args.dtype}"
-            yield compare_inference(title, config, shape, args)
+            yield compare_inference(title, size, config, shape, args)
 
 
-def side_names(decode_head: str, compiled: bool) -> list[str]:
-    """Return the sides there are for a head: transformers has no Semantic FPN."""
+def side_names(size: str, decode_head: str, others: list[str], compiled: bool) -> list[str]:
+    """Return the sides there are for a model: transformers has UperNet alone of the heads, and Segformer to B3.
+
+    Args:
+        others: the other models that are asked for, by their names in `OTHER_MODELS`.
+    """
     kinds = [kind for kind in KINDS if kind != "transformers" or decode_head == "upernet"]
+    missing = {decode_head} if size in SEGFORMER_SIZES else {decode_head, "segformer"}  # its own plain form is there
+    kinds += [other for other in dict.fromkeys(others) if other not in missing]
     return kinds + [kind + COMPILED for kind in kinds if compiled]
 
 
-def build_model(kind: str, weights: VanForSemanticSegmentation, dtype: torch.dtype, device: str) -> nn.Module:
-    """Return a side's model with the weights of a float32 model, which is left unchanged."""
-    model = stock_upernet(weights, use_auxiliary_head=False) if kind == "transformers" else copy.deepcopy(weights)
+def side_title(name: str, size: str) -> str:
+    """Return what the table calls a side."""
+    kind = name.removesuffix(COMPILED)
+    if kind not in OTHER_MODELS:
+        return name
+    return OTHER_MODELS[kind].name.format(size=size.upper()) + name.removeprefix(kind)
+
+
+def build_model(
+    kind: str, size: str, weights: VanForSemanticSegmentation, dtype: torch.dtype, device: str
+) -> nn.Module:
+    """Return a side's model with the weights of a float32 model, which is left unchanged; or another of its size."""
+    if kind in OTHER_MODELS:
+        model = OTHER_MODELS[kind].build(size, weights.config.num_labels)
+    elif kind == "transformers":
+        model = stock_upernet(weights, use_auxiliary_head=False)
+    else:
+        model = copy.deepcopy(weights)
     if kind == "van_hf fused":
         model = model.fuse()
     return model.to(device=device, dtype=dtype)
@@ -88,11 +114,11 @@ def random_pictures(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> 
 
 
 def peak_memory_of_side(
-    name: str, config: VanConfig, shape: tuple[int, ...], dtype: torch.dtype, device: str
+    name: str, size: str, config: VanConfig, shape: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> float:
     """Return the bytes that one call of a side needs above its weights and its input."""
     weights = random_model(config)
-    logits = logits_function(name, build_model(name, weights, dtype, device))
+    logits = logits_function(name, build_model(name, size, weights, dtype, device))
     del weights
     pixel_values = random_pictures(shape, dtype, device)
     logits(pixel_values[..., :WARM_UP_SIZE, :WARM_UP_SIZE])  # libraries set themselves up in the first call
@@ -109,7 +135,7 @@ def compare_logits(
 
     Args:
         logits: (batch, num_labels, height, width).
-        plain: float32 (batch, num_labels, height / 4, width / 4).
+        plain: float32 (batch, num_labels, height / stride, width / stride).
         exact: the same in float64.
     """
     if logits.shape != plain.shape:
@@ -125,53 +151,62 @@ def compare_logits(
     }
 
 
-def compare_inference(title: str, config: VanConfig, shape: tuple[int, ...], args: argparse.Namespace) -> Table:
+def compare_inference(
+    title: str, size: str, config: VanConfig, shape: tuple[int, ...], args: argparse.Namespace
+) -> Table:
     """Measure all sides of one model, and what a matrix product of the same device and type takes.
 
     Args:
+        size: the model's, "b0" to "b6".
+        config: the model's.
         shape: (batch, channels, height, width) of the pictures.
     """
     dtype, device = DTYPES[args.dtype], args.device
-    names = side_names(config.decode_head, args.compile)
+    names = side_names(size, config.decode_head, args.compare, args.compile)
     weights = random_model(config)
     pixel_values = random_pictures(shape, dtype, device)
-    plain = build_model("plain", weights, torch.float32, device)
+    plain = build_model("plain", size, weights, torch.float32, device)
     reference = logits_function("plain", plain)(pixel_values.float())
     exact = logits_function("plain", plain.double())(pixel_values.double())
     kinds = dict.fromkeys(name.removesuffix(COMPILED) for name in names)
-    models = {kind: build_model(kind, weights, dtype, device) for kind in kinds}
+    models = {kind: build_model(kind, size, weights, dtype, device) for kind in kinds}
     del plain, weights
     sides = {name: logits_function(name, models[name.removesuffix(COMPILED)]) for name in names}
 
     if args.compile:
         torch.compiler.reset()  # the models measured before count towards the limit of recompilations
-    compared = {name: compare_logits(logits(pixel_values), reference, exact, dtype) for name, logits in sides.items()}
+    compared = {
+        name: compare_logits(logits(pixel_values), reference, exact, dtype)
+        for name, logits in sides.items()
+        if name.removesuffix(COMPILED) in KINDS
+    }
     calls = {name: lambda logits=logits: logits(pixel_values) for name, logits in sides.items()}
     calls["matrix product"], products = matrix_product(device, dtype)
     seconds = take_turns(calls, args.repeats, device, desc=title)
     del calls, sides, models
     # Not of compiled sides, which would have to be compiled once more.
     peaks = {
-        kind: in_new_process(peak_memory_of_side, kind, config, shape, dtype, device) / MEGABYTE for kind in kinds
+        kind: in_new_process(peak_memory_of_side, kind, size, config, shape, dtype, device) / MEGABYTE
+        for kind in kinds
     }
 
-    fastest = min(seconds[name] for name in BASELINES if name in seconds)
+    baselines = [kind for kind in kinds if kind in BASELINES or kind in OTHER_MODELS]
     rows = [
         {
-            "side": name,
+            "side": side_title(name, size),
             "seconds": seconds[name],
-            "speedup": fastest / seconds[name],
-            **compared[name],
+            **{f"over {side_title(kind, size)}": seconds[kind] / seconds[name] for kind in baselines},
+            **compared.get(name, {}),
             "peak memory": peaks.get(name),
         }
         for name in names
     ]
     notes = [
-        "Speedups are against the faster of plain and transformers, not compiled, differences to plain in float32,",
-        f"rounding errors to plain in float64. The logits go up to {reference.abs().max():.1f}.",
+        "Speedups are over the named sides, not compiled; differences are to plain in float32, rounding errors to",
+        f"plain in float64. The logits go up to {reference.abs().max():.1f}. Other models have weights of their own.",
     ]
     if config.decode_head != "upernet":
-        notes.append("transformers has no Semantic FPN head to compare with.")
+        notes.append(f"transformers has no {DECODE_HEADS[config.decode_head].name} head to compare with.")
     rate = products / seconds["matrix product"]
     notes += floor_notes(config, shape, rate)
     return Table(title, rows, notes)

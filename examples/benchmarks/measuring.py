@@ -4,6 +4,7 @@
 
 import argparse
 import ctypes
+import datetime
 import gc
 import json
 import math
@@ -71,12 +72,15 @@ def format_cell(column: str, value: object) -> str:
     """Return a value as the table shows it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
+    if column.startswith("over "):  # a speedup that says over what
+        column = "speedup"
     return FORMATS.get(column, "{}").format(value)
 
 
 def machine(device: str = "cpu") -> dict:
-    """Return what the figures depend on besides the code: processor, threads, versions, device."""
+    """Return what the figures depend on besides the code: processor, threads, versions, device; and the day."""
     facts = {
+        "date": datetime.date.today().isoformat(),
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -1,14 +1,23 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The models that are measured: van_hf's, the plain form of it, and transformers' own UperNet, of the same weights."""
+"""The models that are measured: van_hf's, the plain form of it, transformers' own UperNet with the same weights; and
+other models that a user might pick instead."""
 
 import argparse
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import UperNetConfig, UperNetForSemanticSegmentation
+from transformers import (
+    ConvNextConfig,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 
 from van_hf import VanConfig, VanForSemanticSegmentation
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
@@ -19,6 +28,16 @@ from .measuring import integer_from
 
 LARGEST_LOGIT = 20.0
 CALIBRATION_SIZE = 128
+# As in the configurations of nvidia/segformer-b0-finetuned-ade-512-512 to b3.
+SEGFORMER_SIZES = {
+    # size: (hidden_sizes, depths, decoder_hidden_size)
+    "b0": ([32, 64, 160, 256], [2, 2, 2, 2], 256),
+    "b1": ([64, 128, 320, 512], [2, 2, 2, 2], 256),
+    "b2": ([64, 128, 320, 512], [3, 4, 6, 3], 768),
+    "b3": ([64, 128, 320, 512], [3, 4, 18, 3], 768),
+}
+# As in the configuration of openmmlab/upernet-convnext-tiny.
+CONVNEXT_TINY = {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +64,7 @@ def random_model(config: VanConfig, seed: int = 0) -> VanForSemanticSegmentation
         for module in model.modules():
             if isinstance(module, VanLayerScaling):
                 module.weight.uniform_(0.1, 0.3)
-            elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(getattr(module, "bias", None), nn.Parameter):
                 module.bias.normal_(std=0.1)
@@ -102,6 +121,48 @@ def stock_upernet(model: VanForSemanticSegmentation, use_auxiliary_head: bool) -
         weights = {name: weight for name, weight in weights.items() if not name.startswith("auxiliary_head.")}
     stock.load_state_dict(weights)
     return stock.train(model.training)
+
+
+def segformer(size: str, num_labels: int = 150) -> SegformerForSemanticSegmentation:
+    """Return transformers' Segformer of a published size, with random weights, in evaluation mode."""
+    hidden_sizes, depths, decoder_hidden_size = SEGFORMER_SIZES[size]
+    config = SegformerConfig(
+        hidden_sizes=hidden_sizes, depths=depths, decoder_hidden_size=decoder_hidden_size, num_labels=num_labels
+    )
+    return SegformerForSemanticSegmentation(config).eval()
+
+
+def upernet_convnext_tiny(num_labels: int = 150) -> UperNetForSemanticSegmentation:
+    """Return transformers' UperNet with ConvNeXt-T, with random weights, in evaluation mode."""
+    backbone = ConvNextConfig(**CONVNEXT_TINY, out_features=["stage1", "stage2", "stage3", "stage4"])
+    auxiliary_in_channels = backbone.hidden_sizes[2]
+    config = UperNetConfig(
+        backbone_config=backbone, auxiliary_in_channels=auxiliary_in_channels, num_labels=num_labels
+    )
+    return UperNetForSemanticSegmentation(config).eval()
+
+
+class OtherModel(NamedTuple):
+    """Another model to measure beside one of van_hf: its name, in which `{size}` is "B0" to "B6", and what builds it.
+
+    `build` takes the size, "b0" to "b6", and the number of labels.
+    """
+
+    name: str
+    build: Callable[[str, int], nn.Module]
+
+
+# By the names that the command line has for them. UperNet over VAN is measured in its plain form: see [`forms_of`].
+OTHER_MODELS = {
+    "segformer": OtherModel("Segformer-{size}", segformer),
+    "upernet": OtherModel(
+        "plain UperNet-{size}",
+        lambda size, num_labels: random_model(VanConfig.from_size(size, "upernet", num_labels=num_labels)),
+    ),
+    "upernet_convnext_tiny": OtherModel(
+        "UperNet + ConvNeXt-T", lambda size, num_labels: upernet_convnext_tiny(num_labels)
+    ),
+}
 
 
 def forms_of(kind: str) -> AbstractContextManager:

@@ -9,12 +9,11 @@ of mmsegmentation 0.26, and the two of their own, with the originals' parameter 
 `conv_seg`, and `hamburger`.
 """
 
-from contextlib import nullcontext
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_van import GROUP_NORM_GROUPS, VanConfig
 from .convolutions import channels_first, conv2d, conv2d_over_upsampled
@@ -252,7 +251,7 @@ class Hamburger(nn.Module):
         """Return a map of the shape of `features`, (batch, channels, height, width)."""
         matrix = F.relu(self.ham_in(features), inplace=True)
         device = features.device.type
-        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        with maybe_autocast(device, enabled=False):
             coefficients, bases = self.factorize(matrix)
         # A 1x1 convolution of the factors' product is the product with the convolution of the bases, which are few.
         bases = self.ham_out.conv(bases.to(features.dtype)[..., None])[..., 0]
