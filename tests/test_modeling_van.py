@@ -573,6 +573,15 @@ class TestUperNet(SegmentationSuite):
         model.train()(pixel_values)
         assert calls == []
 
+    def test_pooled_maps_are_convolved_at_their_own_sizes(self, model):
+        features = torch.randn(2, 32, 16, 16)
+        with torch.no_grad(), use_forms("plain"):
+            expected = model.decode_head.pool_pyramid(features)
+        with torch.no_grad(), use_forms("fast"), torch.profiler.profile() as profiler:
+            output = model.decode_head.pool_pyramid(features)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+        assert "aten::upsample_bilinear2d" not in {event.name for event in profiler.events()}
+
     def test_without_auxiliary_head(self, model, pixel_values, tmp_path):
         model.save_pretrained(tmp_path)
         plain = self.model_class.from_pretrained(tmp_path, use_auxiliary_head=False)

@@ -102,8 +102,7 @@ class UperNetHead(nn.Module):
 
     def pool_pyramid(self, features: torch.Tensor) -> torch.Tensor:
         """Return the last map with its surroundings at several scales, (batch, channels, height / 32, width / 32)."""
-        pooled = [resize_to(module(features), features.shape[-2:]) for module in self.psp_modules]
-        return self.bottleneck(torch.cat([features, *pooled], dim=1))
+        return self.bottleneck([features, *(module(features) for module in self.psp_modules)])
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """
