@@ -16,6 +16,7 @@ from .configuration_van import VanConfig
 from .convolutions import channels_first, conv2d, conv2d_over_upsampled
 from .custom_operators import is_exporting
 from .interpolation import resize_to
+from .normalization import normalize
 
 
 class Conv(nn.Conv2d):
@@ -29,10 +30,17 @@ class Conv(nn.Conv2d):
 
 
 class ConvModule(nn.Module):
-    """A convolution without bias that keeps the size, batch normalization and ReLU: mmcv's `ConvModule`."""
+    """A convolution without bias that keeps the size, batch normalization and ReLU: mmcv's `ConvModule`.
+
+    With gradient checkpointing all but the output of a larger convolution than 1x1, which takes the most time, is
+    computed anew in the backward pass.
+    """
+
+    gradient_checkpointing = False  # transformers sets it, and `_gradient_checkpointing_func` with it
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
+        self.is_pointwise = kernel_size == 1
         self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         # The name matters: the recipes exempt what is called `norm` from weight decay, and these are decayed.
         self.bn = nn.BatchNorm2d(out_channels)
@@ -42,7 +50,14 @@ class ConvModule(nn.Module):
         # Another package's layer in its place, as an adapter's, takes one map.
         if isinstance(features, list) and not isinstance(self.conv, Conv):
             features = torch.cat([resize_to(maps, features[0].shape[-2:]) for maps in features], dim=1)
-        return self.activation(self.bn(self.conv(features)))
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return self._normalized(self.conv(features))
+        if isinstance(features, torch.Tensor) and self.is_pointwise:
+            return self._gradient_checkpointing_func(lambda maps: self._normalized(self.conv(maps)), features)
+        return self._gradient_checkpointing_func(self._normalized, self.conv(features))
+
+    def _normalized(self, convolved: torch.Tensor) -> torch.Tensor:
+        return self.activation(normalize(self.bn, convolved))
 
     def fuse(self):
         """Fold the normalization into the convolution, for inference; a second call does nothing."""
