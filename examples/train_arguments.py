@@ -56,6 +56,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--max_grad_norm", type=float, help="clip gradients to this norm")
     training.add_argument("--ema_decay", type=float, help="evaluate and save an average of the weights, e.g. 0.999")
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
+    training.add_argument("--gradient_checkpointing", action="store_true", help="need about half the memory: what "
+                          "would take the most to keep is computed anew in the backward pass")  # fmt: skip
     training.add_argument("--seed", type=int, default=0)
 
     output = parser.add_argument_group("output")

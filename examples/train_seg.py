@@ -71,6 +71,7 @@ from van_hf.training import (
     create_ema,
     create_optimizer,
     create_scheduler,
+    enable_gradient_checkpointing,
     save_checkpoint,
 )
 from van_hf.visualization import plot_predictions, plot_training_curves
@@ -147,6 +148,8 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     stop_at_problems(find_label_problems(dataset, state), state)
     model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
     accelerator.print(f"New weights, to be trained from scratch: {', '.join(new) or 'none'}")
+    if args.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
     longest, shortest = recipe.image_scale
     image_processor = VanImageProcessor(
         size={"shortest_edge": shortest, "longest_edge": longest}, do_reduce_labels=dataset.do_reduce_labels

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -29,8 +30,9 @@ from transformers import (
 from van_hf import VanBackbone, VanForImageClassification, VanForSemanticSegmentation, VanModel
 from van_hf.checkpoints import convert_checkpoint, original_key
 from van_hf.model.convolutions import use_forms
-from van_hf.model.decode_heads import Hamburger
-from van_hf.model.modeling_van import VanLayerScaling
+from van_hf.model.decode_heads import ConvLayers, Hamburger
+from van_hf.model.modeling_van import VanLayer, VanLayerScaling
+from van_hf.training import enable_gradient_checkpointing
 
 SLOW_FIXTURES = {"remote_code_outputs", "pickled_outputs"}
 AXES = {"batch": 0, "height": 2, "width": 3}
@@ -58,6 +60,10 @@ def first_output(outputs):
 def suites():
     models = [TestVanModel, TestVanBackbone, TestVanForImageClassification]
     return [*models, TestUperNet, TestSemanticFpn, TestLightHam, TestHam]
+
+
+def layers_of(module, layer_class):
+    return [layer for layer in module.modules() if isinstance(layer, layer_class)]
 
 
 @pytest.fixture(scope="session")
@@ -217,21 +223,22 @@ class ModelSuite:
         loaded = self.model_class.from_pretrained(tmp_path, device_map={"": "cpu"})
         torch.testing.assert_close(first_output(loaded(pixel_values)), first_output(model(pixel_values)))
 
-    def test_gradient_checkpointing_gives_the_same_gradients(self, pixel_values):
-        gradients = []
+    def loss(self, model, pixel_values):
+        return first_output(model(pixel_values)).square().mean()
+
+    @pytest.mark.parametrize("use_reentrant", [False, True])
+    def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(self, pixel_values, use_reentrant):
+        states = []
         for checkpointing in (False, True):
-            model = build(self.model_class, self.config())
+            model = build(self.model_class, self.config(drop_path_rate=0.5, dropout_rate=0.2)).train()
             if checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.train()
-            for module in model.modules():  # dropout draws anew in each pass
-                if isinstance(module, torch.nn.Dropout2d):
-                    module.p = 0.0
-            first_output(model(pixel_values)).square().mean().backward()
-            gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-        assert gradients[0].keys() == gradients[1].keys()
-        for name, gradient in gradients[0].items():
-            torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+                enable_gradient_checkpointing(model, use_reentrant=use_reentrant)
+            torch.manual_seed(1)
+            for _ in range(2):
+                self.loss(model, pixel_values).backward()
+            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            states.append({**gradients, **dict(model.named_buffers())})
+        torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
 
     @pytest.mark.slow
     def test_code_saved_with_the_model_needs_no_van_hf(self, remote_code_outputs, pixel_values):
@@ -282,6 +289,23 @@ class SegmentationSuite(ModelSuite):
     def expected_shape(self, batch, height, width):
         stride = self.config().logits_stride
         return (batch, 7, -(-height // stride), -(-width // stride))
+
+    def loss(self, model, pixel_values):
+        return model(pixel_values, labels=torch.arange(7).repeat(2, 64, 14)[..., :96]).loss
+
+    def test_gradient_checkpointing_spares_only_the_large_convolutions(self, pixel_values):
+        model = build(self.model_class, self.config()).train()
+        enable_gradient_checkpointing(model)
+        calls = Counter()
+        for module in model.modules():
+            module.register_forward_pre_hook(lambda module, _: calls.update([module]))
+        self.loss(model, pixel_values).backward()
+        convolutions = [m for layer in layers_of(model, VanLayer) for m in layers_of(layer, torch.nn.Conv2d)]
+        convolutions += [layer.conv for layer in layers_of(model, ConvLayers)]
+        for convolution in convolutions:
+            is_large_one_of_a_head = convolution.groups == 1 and convolution.kernel_size != (1, 1)
+            assert calls[convolution] == (1 if is_large_one_of_a_head else 2)
+        assert {calls[layer.norm] for layer in layers_of(model, ConvLayers)} == {2}
 
     @pytest.fixture
     def labels(self):
@@ -583,6 +607,15 @@ class TestUperNet(SegmentationSuite):
         model(pixel_values, labels=torch.zeros(2, 64, 96, dtype=torch.long))
         model.train()(pixel_values)
         assert calls == []
+
+    def test_pooled_maps_are_convolved_at_their_own_sizes(self, model):
+        features = torch.randn(2, 32, 16, 16)
+        with torch.no_grad(), use_forms("plain"):
+            expected = model.decode_head.pool_pyramid(features)
+        with torch.no_grad(), use_forms("fast"), torch.profiler.profile() as profiler:
+            output = model.decode_head.pool_pyramid(features)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+        assert "aten::upsample_bilinear2d" not in {event.name for event in profiler.events()}
 
     def test_without_auxiliary_head(self, model, pixel_values, tmp_path):
         model.save_pretrained(tmp_path)

@@ -40,7 +40,8 @@ SLOW_FIXTURES = {"runs"}
 
 @pytest.fixture(scope="module")
 def runs(boxes, tmp_path_factory) -> Path:
-    """Folder with `whole`, a finished run and its `output.txt`, and `resumed`, one killed on the way and continued."""
+    """Folder with `whole`, a finished run and its `output.txt`, and `resumed`, one killed on the way and continued,
+    with less memory."""
     folder = tmp_path_factory.mktemp("runs")
     whole = launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "whole", cwd=folder)
     killed = launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "resumed", cwd=folder)
@@ -49,7 +50,7 @@ def runs(boxes, tmp_path_factory) -> Path:
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert not (folder / "resumed" / "results.json").exists(), "the run ended before it could be killed"
-    resume = ("--resume_from_checkpoint", "latest")
+    resume = ("--resume_from_checkpoint", "latest", "--gradient_checkpointing")
     finish(launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "resumed", *resume, cwd=folder))
     (folder / "output.txt").write_text(finish(whole))
     return folder
@@ -84,6 +85,7 @@ def run_refused(monkeypatch, capsys, *arguments: object) -> list[str]:
 def test_resumed_run_ends_with_the_same_weights(runs):
     assert_same_weights(runs / "whole", runs / "resumed")
     whole, resumed = (results_of(runs / name) for name in ("whole", "resumed"))
+    assert [results["arguments"]["gradient_checkpointing"] for results in (whole, resumed)] == [False, True]
     assert whole["evaluations"] == resumed["evaluations"]
     assert whole["run"] == resumed["run"]
     states = [torch.load(runs / name / "checkpoint-6" / "optimizer.bin") for name in ("whole", "resumed")]
@@ -123,6 +125,7 @@ def test_printed_lines_use_the_model(runs, monkeypatch):
 def test_two_processes_train(monkeypatch, runs, boxes):
     arguments = ("--dataset", boxes, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "semantic_fpn")
     arguments += ("--max_train_steps", 2, "--report_to", "tensorboard", "--output_dir", "parallel")
+    arguments += ("--gradient_checkpointing",)
     output = finish(launch(SCRIPT, *arguments, num_processes=2, cwd=runs))
     assert "New weights, to be trained from scratch: decode_head" in output
     results = results_of(runs / "parallel")

@@ -27,6 +27,12 @@ def test_accumulation_changes_nothing(expected, tmp_path, model_class, accumulat
     assert step == pytest.approx(expected[model_class.__name__], rel=1e-3)
 
 
+@pytest.mark.parametrize("model_class", MODEL_CLASSES)
+def test_gradient_checkpointing_changes_nothing(expected, tmp_path, model_class):
+    step = take_a_step(model_class, str(tmp_path), 8, 1, gradient_checkpointing=True)
+    assert step == expected[model_class.__name__]
+
+
 @pytest.mark.slow
 def test_two_processes_change_nothing(expected, tmp_path):
     output = finish(launch(PROGRAMS / "train_with_trainer.py", tmp_path, 2, 2, num_processes=2, cwd=tmp_path))

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import PreTrainedModel
 
 from .evaluation import fail_together
 from .files import write_json
@@ -105,6 +106,19 @@ RECIPES = {
     "light_ham_160k": replace(_UPERNET_160K, decode_head="light_ham"),
     "ham_160k": replace(_UPERNET_160K, decode_head="ham", total_train_batch_size=32),
 }
+
+
+def enable_gradient_checkpointing(model: PreTrainedModel, **arguments) -> None:
+    """Let a model compute anew in the backward pass what would take the most memory to keep.
+
+    Args:
+        model: Model to train.
+        arguments: For `torch.utils.checkpoint.checkpoint`; by default `use_reentrant=False`.
+    """
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(arguments or None)
+    else:  # transformers has renamed it
+        model.gradient_checkpointing_enable(arguments or None)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[str] = ("norm",)) -> list[dict]:

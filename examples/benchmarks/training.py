@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation
 from van_hf.model.upsampled_scores import upsampled_cross_entropy, upsampled_cross_entropy_reference
+from van_hf.training import enable_gradient_checkpointing
 
 from .measuring import (
     DTYPES,
@@ -28,6 +29,7 @@ from .measuring import (
 from .models import add_model_arguments, forms_of, random_model, stock_name, stock_upernet
 
 BASELINES = ("plain", "transformers")
+CHECKPOINTED = "van_hf checkpointed"
 LOSSES = {"plain": upsampled_cross_entropy_reference, "van_hf": upsampled_cross_entropy}
 WARM_UP_SIZE = 64
 COMPARED_SIZE = 128  # float64 is slow
@@ -42,6 +44,7 @@ def add_commands(commands) -> None:
     parser.add_argument("--batch_size", type=integer_from(2), default=2)
     parser.add_argument("--crop_size", type=integer_from(32), default=256, help="side of the pictures in pixels")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of autocast")
+    parser.add_argument("--gradient_checkpointing", action="store_true", help="measure van_hf with it too")
     add_common_arguments(parser, repeats=5)
     parser.set_defaults(run=benchmark_training)
 
@@ -81,6 +84,8 @@ def benchmark_training(args: argparse.Namespace) -> Iterator[Table]:
 def build_model(kind: str, weights: VanForSemanticSegmentation, device: str) -> nn.Module:
     """Return a side's model in training mode with the weights of another, which is left unchanged."""
     model = stock_upernet(weights, use_auxiliary_head=True) if kind == "transformers" else copy.deepcopy(weights)
+    if kind == CHECKPOINTED:
+        enable_gradient_checkpointing(model)
     return model.to(device).train()
 
 
@@ -168,7 +173,8 @@ def compare_training(
 ) -> Table:
     """Measure a step of all sides of one model."""
     dtype, device = DTYPES[args.dtype], args.device
-    kinds = [kind for kind in (*BASELINES, "van_hf") if kind != "transformers" or config.decode_head == "upernet"]
+    kinds = ["plain", *(["transformers"] if config.decode_head == "upernet" else []), "van_hf"]
+    kinds += [CHECKPOINTED] if args.gradient_checkpointing else []
     weights = random_model(config)
     small_batch = random_batch(config, batch_size, min(crop_size, COMPARED_SIZE), device)
     compared = compare_gradients(kinds, weights, small_batch, dtype)

@@ -13,7 +13,9 @@ from transformers import Trainer, TrainingArguments
 from van_hf import VanForImageClassification, VanForSemanticSegmentation
 
 
-def take_a_step(model_class, output_dir: str, per_device: int, accumulated: int) -> tuple[float, float]:
+def take_a_step(
+    model_class, output_dir: str, per_device: int, accumulated: int, gradient_checkpointing: bool = False
+) -> tuple[float, float]:
     torch.manual_seed(0)
     # All pictures are the same, and with them BatchNorm's statistics, whatever the batches are.
     model = model_class(tiny_config("semantic_fpn", classifier_dropout_prob=0.0))
@@ -24,6 +26,7 @@ def take_a_step(model_class, output_dir: str, per_device: int, accumulated: int)
         max_steps=1,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=accumulated,
+        gradient_checkpointing=gradient_checkpointing,
         learning_rate=1.0,
         optim="sgd",
         lr_scheduler_type="constant",

@@ -19,6 +19,7 @@ from .configuration_van import GROUP_NORM_GROUPS, VanConfig
 from .convolutions import channels_first, conv2d, conv2d_over_upsampled
 from .custom_operators import is_exporting
 from .interpolation import resize_to
+from .normalization import normalize
 
 
 class Conv(nn.Conv2d):
@@ -31,18 +32,58 @@ class Conv(nn.Conv2d):
         return conv2d_over_upsampled(features, self.weight, self.bias)
 
 
-class ConvModule(nn.Module):
-    """A convolution without bias that keeps the size, batch normalization and ReLU: mmcv's `ConvModule`."""
+class ConvLayers(nn.Module):
+    """A convolution without bias that keeps the size, a normalization, which a subclass adds, and ReLU.
+
+    With gradient checkpointing all but the output of a larger convolution than 1x1, which takes the most time, is
+    computed anew in the backward pass.
+    """
+
+    gradient_checkpointing = False  # transformers sets it, and `_gradient_checkpointing_func` with it
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
+        self.is_pointwise = kernel_size == 1
         self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        # The name matters: the recipes exempt what is called `norm` from weight decay, and these are decayed.
-        self.bn = nn.BatchNorm2d(out_channels)
         self.activation = nn.ReLU(inplace=True)
 
+    @property
+    def norm(self) -> nn.Module:
+        """The normalization."""
+        raise NotImplementedError
+
     def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-        return self.activation(self.bn(_convolve(self.conv, features)))
+        maps = [features] if isinstance(features, torch.Tensor) else features
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return self._normalized(self._convolved(*maps))
+        if self.is_pointwise:
+            return self._gradient_checkpointing_func(lambda *maps: self._normalized(self._convolved(*maps)), *maps)
+        return self._gradient_checkpointing_func(self._normalized, self._convolved(*maps))
+
+    def _convolved(self, *maps: torch.Tensor) -> torch.Tensor:
+        if len(maps) == 1:
+            return self.conv(maps[0])
+        # Another package's layer in the place of ours, as an adapter's, takes one map.
+        if not isinstance(self.conv, Conv):
+            return self.conv(torch.cat([resize_to(features, maps[0].shape[-2:]) for features in maps], dim=1))
+        return self.conv(list(maps))
+
+    def _normalized(self, convolved: torch.Tensor) -> torch.Tensor:
+        return self.activation(normalize(self.norm, convolved))
+
+
+class ConvModule(ConvLayers):
+    """[`ConvLayers`] with batch normalization: mmcv's `ConvModule`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__(in_channels, out_channels, kernel_size)
+        # The name matters: the recipes exempt what is called `norm` from weight decay, and these are decayed.
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    @property
+    def norm(self) -> nn.Module:
+        """The normalization; an `nn.Identity` once it is folded into the convolution."""
+        return self.bn
 
     def fuse(self):
         """Fold the normalization into the convolution, for inference; a second call does nothing."""
@@ -51,24 +92,17 @@ class ConvModule(nn.Module):
             self.bn = nn.Identity()
 
 
-class GroupNormConvModule(nn.Module):
-    """A convolution without bias that keeps the size, group normalization and ReLU."""
+class GroupNormConvModule(ConvLayers):
+    """[`ConvLayers`] with group normalization, which cannot be folded."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__()
-        self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.gn = nn.GroupNorm(GROUP_NORM_GROUPS, out_channels)  # decayed in the recipes, as it is not called `norm`
-        self.activation = nn.ReLU(inplace=True)
+        super().__init__(in_channels, out_channels, kernel_size)
+        self.gn = nn.GroupNorm(GROUP_NORM_GROUPS, out_channels)  # decayed, as `bn`
 
-    def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-        return self.activation(self.gn(_convolve(self.conv, features)))
-
-
-def _convolve(conv: nn.Module, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
-    # Another package's layer in the place of ours, as an adapter's, takes one map.
-    if isinstance(features, list) and not isinstance(conv, Conv):
-        features = torch.cat([resize_to(maps, features[0].shape[-2:]) for maps in features], dim=1)
-    return conv(features)
+    @property
+    def norm(self) -> nn.Module:
+        """The normalization."""
+        return self.gn
 
 
 class PyramidConv(Conv):
@@ -122,8 +156,7 @@ class UperNetHead(nn.Module):
 
     def pool_pyramid(self, features: torch.Tensor) -> torch.Tensor:
         """Return the last map with its surroundings at several scales, (batch, channels, height / 32, width / 32)."""
-        pooled = [resize_to(module(features), features.shape[-2:]) for module in self.psp_modules]
-        return self.bottleneck(torch.cat([features, *pooled], dim=1))
+        return self.bottleneck([features, *(module(features) for module in self.psp_modules)])
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """

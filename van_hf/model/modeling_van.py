@@ -32,6 +32,7 @@ from .configuration_van import DECODE_HEADS, VanConfig
 from .convolutions import channels_last, depthwise_conv2d
 from .custom_operators import is_transformed
 from .decode_heads import DECODE_HEAD_CLASSES, Classifier, ConvModule, FcnHead, Hamburger, PyramidConv
+from .normalization import normalize
 from .upsampled_scores import upsampled_cross_entropy
 
 
@@ -170,9 +171,9 @@ class VanLayer(GradientCheckpointingLayer):
         self.mlp_scaling = VanLayerScaling(config, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        attended = self.attention(self.pre_normomalization(hidden_states))
+        attended = self.attention(normalize(self.pre_normomalization, hidden_states))
         hidden_states = hidden_states + self.drop_path(self.attention_scaling(attended))
-        transformed = self.mlp(self.post_normalization(hidden_states))
+        transformed = self.mlp(normalize(self.post_normalization, hidden_states))
         return hidden_states + self.drop_path(self.mlp_scaling(transformed))
 
 
