@@ -9,7 +9,9 @@ from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from common_arguments import (
     add_data_arguments,
     expand_user,
@@ -19,6 +21,7 @@ from common_arguments import (
     mixed_precision,
 )
 
+from van_hf.cores import cores_per_process
 from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels
 from van_hf.files import read_json
 from van_hf.inference import load_config
@@ -58,6 +61,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
     training.add_argument("--gradient_checkpointing", action="store_true", help="need about half the memory: what "
                           "would take the most to keep is computed anew in the backward pass")  # fmt: skip
+    training.add_argument("--num_threads", type=int, help="of each process on the CPU, all cores together by default")
     training.add_argument("--seed", type=int, default=0)
 
     output = parser.add_argument_group("output")
@@ -123,7 +127,13 @@ def find_recipe_problems(args: argparse.Namespace, recipe: Recipe, state: Partia
 def find_value_problems(args: argparse.Namespace) -> list[str]:
     """Numbers out of range."""
     at_least = {
-        1: ("total_train_batch_size", "per_device_train_batch_size", "eval_steps", "checkpointing_steps"),
+        1: (
+            "total_train_batch_size",
+            "per_device_train_batch_size",
+            "eval_steps",
+            "checkpointing_steps",
+            "num_threads",
+        ),
         0: ("warmup_steps", "weight_decay", "dataloader_num_workers", "seed"),
         32: ("crop_size",),
     }
@@ -267,6 +277,9 @@ def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes
     except ValueError as error:
         return [f"--resume_from_checkpoint: {error}"]
     now = describe_run(args, recipe, num_processes)
+    if None in (now["num_threads"], saved.get("num_threads")):
+        # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
+        saved["num_threads"] = now["num_threads"]
     return [
         f"{name} is {now.get(name)!r}, but {checkpoint} belongs to a run with {saved.get(name)!r}"
         for name in sorted(now.keys() | saved.keys())
@@ -280,6 +293,38 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
         checkpoints = complete_checkpoints(Path(args.output_dir))
         return checkpoints[-1] if checkpoints else None
     return Path(args.resume_from_checkpoint) if args.resume_from_checkpoint is not None else None
+
+
+def choose_num_threads(args: argparse.Namespace, state: PartialState) -> int | None:
+    """Return the threads that each process trains on; None on a GPU, where they decide nothing.
+
+    Sums depend on the number of threads. So it is one on all processes and, unless the arguments say otherwise, that
+    of the checkpoint which is resumed, even where there are fewer cores. For all processes to call.
+
+    Args:
+        args: without problems, see [`find_problems`] and [`find_recipe_problems`].
+        state: tells the processes apart.
+    """
+    checkpoint = checkpoint_to_resume(args)
+    num_threads = args.num_threads
+    if num_threads is None and checkpoint is not None:
+        saved = read_json(checkpoint / "run.json")
+        # Before it was recorded, it was what the environment said.
+        num_threads = saved.get("num_threads", torch.get_num_threads() if state.device.type == "cpu" else None)
+    if num_threads is None and state.device.type == "cpu":
+        num_threads = default_num_threads()
+    return broadcast_object_list([num_threads])[0]
+
+
+def default_num_threads() -> int:
+    """Return the threads of a process on the CPU for which nothing was asked: OMP_NUM_THREADS, or else all its cores.
+
+    Launchers set OMP_NUM_THREADS=1 where the user has said nothing, which cannot be told from a 1 that the user asked
+    them for. From a launcher it is therefore taken for nothing, and `--num_threads 1` is the way to ask.
+    """
+    said = os.environ.get("OMP_NUM_THREADS")
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
+    return cores_per_process() if said is None or (said == "1" and launched) else torch.get_num_threads()
 
 
 def first_output_dir(args: argparse.Namespace) -> Path:
@@ -297,7 +342,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
     names = (
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
-        "jpeg_draft",
+        *("jpeg_draft", "num_threads"),
     )
     per_device, accumulation = batch_sizes(args, recipe, num_processes)
     run = {name: getattr(args, name) for name in names} | asdict(recipe)

@@ -44,6 +44,7 @@ from tqdm.auto import tqdm
 from train_arguments import (
     batch_sizes,
     checkpoint_to_resume,
+    choose_num_threads,
     describe_run,
     find_access_problems,
     find_folder_problems,
@@ -147,6 +148,8 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
     stop_at_problems(find_label_problems(dataset, state), state)
     model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
+    if args.num_threads is not None:
+        accelerator.print(f"Threads of each process: {args.num_threads}")
     accelerator.print(f"New weights, to be trained from scratch: {', '.join(new) or 'none'}")
     if args.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -502,6 +505,9 @@ def main() -> None:
     start = load_or_stop(partial(load_start_config, args), "--model_name_or_path", state)
     recipe = resolve_recipe(args, start)
     stop_at_problems(find_recipe_problems(args, recipe, state), state)
+    args.num_threads = choose_num_threads(args, state)
+    if args.num_threads is not None:
+        torch.set_num_threads(args.num_threads)
     stop_at_problems(find_access_problems(args, state), state)
     warn_of_lone_process(state, "examples/train_seg.py")
     with claim_output_dir(args, state, first_output_dir(args), is_used):

@@ -323,12 +323,22 @@ def test_gradients_are_compared_tensor_by_tensor():
 
 
 def test_loss_beside_plain(here, tmp_path):
-    sizes = ("--height", 30, "--width", 36, "--num_labels", 5, "--repeats", 1)
+    sizes = ("--size", "30x36", "--num_labels", 5, "--repeats", 1)
     (table,) = run_json(tmp_path / "file.json", "loss", *sizes)["tables"]
     plain, ours = table["rows"]
+    assert (ours["logits"], ours["size"], ours["labels"]) == ("2 x 8 x 9", "30 x 36", 5)
     assert plain["side"] == "plain" and plain["largest difference"] == plain["largest relative difference"] == 0
     assert ours["largest difference"] < 1e-5 and ours["largest relative difference"] < 1e-5
     assert ours["speedup"] == pytest.approx(plain["seconds"] / ours["seconds"])
+
+
+def test_loss_over_several_sizes(here, tmp_path):
+    sizes = ("--size", "32x32", "16x24", "--num_labels", 2, 5, "--stride", 4, 8, "--batch_size", 1, 3, "--no-memory")
+    (table,) = run_json(tmp_path / "file.json", "loss", *sizes, "--repeats", 1)["tables"]
+    measured = [(row["labels"], row["size"], row["logits"]) for row in table["rows"] if row["side"] == "van_hf"]
+    assert len(table["rows"]) == 2 * len(measured) == 2 * len(set(measured)) == 32
+    assert measured[:3] == [(2, "32 x 32", "1 x 8 x 8"), (2, "32 x 32", "3 x 8 x 8"), (2, "32 x 32", "1 x 4 x 4")]
+    assert {row["peak memory"] for row in table["rows"]} == {None}
 
 
 def test_postprocessing_beside_plain(here, tmp_path):
@@ -348,7 +358,7 @@ def test_postprocessing_beside_plain(here, tmp_path):
     ("module", "arguments"),
     [
         (postprocess, ("postprocess", "--logits_size", "3x4", "--size", "6x8", "--num_labels", 5)),
-        (training, ("loss", "--batch_size", 1, "--num_labels", 3, "--height", 32, "--width", 32)),
+        (training, ("loss", "--batch_size", 1, "--num_labels", 3, "--size", "32x32")),
     ],
     ids=["postprocess", "loss"],
 )

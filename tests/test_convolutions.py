@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from van_hf.model.convolutions import (
     conv2d,
@@ -59,6 +60,14 @@ def test_depthwise_convolution_in_phases(size):
             used = [features, weight, bias][: len(arguments)]
             dilated = [partial(f, dilation=dilation) for f in (depthwise_conv2d, depthwise_conv2d_reference)]
             assert_same_convolution(*dilated, arguments, used)
+
+
+def test_phases_smaller_than_the_kernel_take_the_taps_that_meet_them():
+    features, weight = parameters((2, 6, 8, 5), (6, 1, 7, 7))
+    with FlopCounterMode(display=False) as counter:
+        fast(partial(depthwise_conv2d, dilation=3), features, weight)
+    # Of 3 x 2 pixels each, two phases a side of the kernel's middle: 5 x 3 taps.
+    assert counter.get_total_flops() == 2 * (2 * 9 * 6) * (3 * 2) * (5 * 3)
 
 
 @pytest.mark.parametrize("batch, size", [(1, (16, 16)), (3, (13, 10)), (2, (3, 5)), (1, (1, 1)), (2, (40, 60))])

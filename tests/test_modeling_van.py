@@ -354,6 +354,11 @@ class SegmentationSuite(ModelSuite):
         labels[0, 0, 50] = 7
         with pytest.raises(ValueError, match=r"labels must lie in 0..6 or be 255, got ids from 0 to 7"):
             model(pixel_values, labels=labels)
+        with pytest.raises(ValueError, match=r"got ids from 3 to 7"):
+            model(pixel_values, labels=labels.clamp(min=3))
+
+    def test_labels_may_all_be_ignored(self, model, pixel_values, labels):
+        assert model(pixel_values, labels=torch.full_like(labels, 255)).loss == 0
 
     def test_labels_of_another_shape_are_refused(self, model, pixel_values, labels):
         with pytest.raises(ValueError, match=r"labels must have the shape \(2, height, width\), got \(2, 1, 64, 96\)"):

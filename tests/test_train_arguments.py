@@ -1,11 +1,13 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import json
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 import train_arguments
 from accelerate import PartialState
 from conftest import tiny_config
@@ -13,6 +15,7 @@ from conftest import tiny_config
 from van_hf import VanForSemanticSegmentation
 from van_hf.training import Recipe
 
+CPU, GPU = (Namespace(device=torch.device(name)) for name in ("cpu", "cuda"))
 CLASSIFIER = Path(__file__).parent / "fixtures" / "hub_van_tiny"
 LONG_NAME = "x" * 300
 
@@ -43,7 +46,7 @@ def problems(args: Namespace) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--learning_rate", -1, "--crop_size", 8, "--seed", -2], ["learning_rate", "crop_size", "seed"]),
+        (["--learning_rate", -1, "--crop_size", 8, "--num_threads", 0], ["learning_rate", "crop_size", "num_threads"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
         (["--mixed_precision", "fp16", "--ema_decay", 1], ["mixed_precision", "ema_decay"]),
@@ -144,6 +147,48 @@ def test_head_that_is_trained_is_decided_once(parse, tmp_path):
     }.items():
         (problem,) = problems(parse(*start, "whole", *alone, *given))
         assert f"--per_device_train_batch_size must be 2 or more: {maps}" in problem
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "cores"),
+        ({"OMP_NUM_THREADS": "1"}, "torch's"),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, "cores"),
+        ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, "cores"),
+        ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, "torch's"),
+    ],
+)
+def test_a_launchers_single_thread_is_nobodys_wish(parse, monkeypatch, environment, expected):
+    for name in ("OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(train_arguments, "cores_per_process", lambda: "cores")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: "torch's")
+    assert train_arguments.choose_num_threads(parse(), CPU) == expected
+    assert train_arguments.choose_num_threads(parse("--num_threads", 1), CPU) == 1
+    assert train_arguments.choose_num_threads(parse(), GPU) is None
+
+
+@pytest.mark.parametrize(("saved", "on_cpu", "on_gpu"), [(4, 4, 4), (None, "cores", None), ("nothing", 7, None)])
+def test_threads_of_a_resumed_run(parse, monkeypatch, saved, on_cpu, on_gpu):
+    """Those of the checkpoint; one from before they were recorded had what the environment says, a GPU's has none."""
+    monkeypatch.setattr(train_arguments, "default_num_threads", lambda: "cores")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    args = parse("--resume_from_checkpoint", "run/checkpoint-1")
+    run = train_arguments.describe_run(args, resolve_recipe(args), 1) | {"num_threads": saved}
+    if saved == "nothing":
+        del run["num_threads"]
+    Path("run/checkpoint-1").mkdir(parents=True)
+    Path("run/checkpoint-1/run.json").write_text(json.dumps(run))
+    assert problems(args) == []
+    assert train_arguments.choose_num_threads(args, CPU) == on_cpu
+    assert train_arguments.choose_num_threads(args, GPU) == on_gpu
+    args.num_threads = 5
+    expected = [f"num_threads is 5, but {Path('run/checkpoint-1')} belongs to a run with 4"] if saved == 4 else []
+    assert problems(args) == expected
+    assert train_arguments.choose_num_threads(args, CPU) == 5
 
 
 @pytest.mark.parametrize(

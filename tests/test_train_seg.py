@@ -23,9 +23,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
+from van_hf.cores import cores_per_process
 from van_hf.training import RECIPES, complete_checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
+# Models this small only lose by more threads; from a launcher, OMP_NUM_THREADS=1 does not ask for one.
+launch_training = partial(launch, SCRIPT, "--num_threads", 1)
 
 # Two batches are accumulated to a step, so that a wrong count of batches after resuming would show.
 TRAINING = (
@@ -43,15 +46,15 @@ def runs(boxes, tmp_path_factory) -> Path:
     """Folder with `whole`, a finished run and its `output.txt`, and `resumed`, one killed on the way and continued,
     with less memory."""
     folder = tmp_path_factory.mktemp("runs")
-    whole = launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "whole", cwd=folder)
-    killed = launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "resumed", cwd=folder)
+    whole = launch_training("--dataset", boxes, *TRAINING, "--output_dir", "whole", cwd=folder)
+    killed = launch_training("--dataset", boxes, *TRAINING, "--output_dir", "resumed", cwd=folder)
     while not (folder / "resumed" / "checkpoint-2").exists() and killed.poll() is None:
         time.sleep(0.005)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert not (folder / "resumed" / "results.json").exists(), "the run ended before it could be killed"
     resume = ("--resume_from_checkpoint", "latest", "--gradient_checkpointing")
-    finish(launch(SCRIPT, "--dataset", boxes, *TRAINING, "--output_dir", "resumed", *resume, cwd=folder))
+    finish(launch_training("--dataset", boxes, *TRAINING, "--output_dir", "resumed", *resume, cwd=folder))
     (folder / "output.txt").write_text(finish(whole))
     return folder
 
@@ -126,7 +129,7 @@ def test_two_processes_train(monkeypatch, runs, boxes):
     arguments = ("--dataset", boxes, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "semantic_fpn")
     arguments += ("--max_train_steps", 2, "--report_to", "tensorboard", "--output_dir", "parallel")
     arguments += ("--gradient_checkpointing",)
-    output = finish(launch(SCRIPT, *arguments, num_processes=2, cwd=runs))
+    output = finish(launch_training(*arguments, num_processes=2, cwd=runs))
     assert "New weights, to be trained from scratch: decode_head" in output
     results = results_of(runs / "parallel")
     assert results["run"]["num_processes"] == 2
@@ -162,6 +165,35 @@ def test_runs_are_kept_apart(monkeypatch, capsys, runs, boxes):
     (problem,) = refused(*resume, "resumed")
     assert "another run" in problem
     results.rename(runs / "resumed" / "results.json")
+
+
+@pytest.fixture
+def torch_threads():
+    """What tests set the threads of torch to ends with them."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_resumed_run_has_the_threads_of_its_checkpoint(monkeypatch, torch_threads, tmp_path, boxes):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 3, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "whole", "--num_threads", 2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_here(patch, train_seg, *arguments, "resumed", "--num_threads", 2)
+    torch.set_num_threads(1)
+    run_here(monkeypatch, train_seg, *arguments, "resumed", "--resume_from_checkpoint", "latest")
+    assert torch.get_num_threads() == results_of(Path("resumed"))["run"]["num_threads"] == 2
+    assert_same_weights(Path("whole"), Path("resumed"))
+
+
+@pytest.mark.slow
+def test_launched_run_takes_the_cores_that_are_there(tmp_path, boxes):
+    output = finish(launch(SCRIPT, "--dataset", boxes, *SHORT, "--output_dir", "out", cwd=tmp_path))
+    assert results_of(tmp_path / "out")["run"]["num_threads"] == cores_per_process()
+    assert f"Threads of each process: {cores_per_process()}" in output
 
 
 SHORT = (*TRAINING, "--max_train_steps", 1, "--eval_steps", 1)
@@ -385,7 +417,7 @@ def test_what_cannot_be_loaded_or_written_is_a_problem_of_the_arguments(monkeypa
 
 @pytest.mark.slow
 def test_one_of_two_processes_reports_a_problem(tmp_path):
-    done = launch(SCRIPT, "--dataset", "none", *TRAINING, num_processes=2, cwd=tmp_path)
+    done = launch_training("--dataset", "none", *TRAINING, num_processes=2, cwd=tmp_path)
     output, _ = done.communicate(timeout=300)
     assert done.returncode != 0 and list(tmp_path.iterdir()) == []
     assert output.count("- --dataset: dataset 'none' could not be loaded: ") == 1

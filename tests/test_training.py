@@ -1,5 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,28 @@ def test_fpn_recipe_decays_everything():
     optimizer = create_optimizer(model, RECIPES["semantic_fpn_40k"])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4]
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_updates_on_the_cpu_are_fused_and_adamws():
+    """Also in the layout that models are trained in, and where a checkpoint from before goes on."""
+    torch.manual_seed(0)
+    recipe = RECIPES["upernet_160k"]
+    models = [nn.Conv2d(8, 6, 3).to(memory_format=torch.channels_last) for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    plain = torch.optim.AdamW(parameter_groups(models[0], recipe.weight_decay), lr=recipe.learning_rate)
+    fused, resumed = (create_optimizer(model, recipe) for model in models[1:])
+    assert fused.param_groups[0]["fused"]
+    for step in range(4):
+        pixel_values = torch.randn(2, 8, 5, 5)
+        for model, optimizer in zip(models, (plain, fused, resumed), strict=True):
+            optimizer.zero_grad()
+            model(pixel_values).square().sum().backward()
+            optimizer.step()
+        if step == 1:
+            resumed.load_state_dict(copy.deepcopy(plain.state_dict()))
+    for model in models[1:]:
+        torch.testing.assert_close(model.weight, models[0].weight, rtol=1e-5, atol=1e-6)
 
 
 def test_ema_averages_weights_and_running_statistics():

@@ -35,8 +35,14 @@ SIZES = [
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Several blocks in pictures of a few rows, the last of them smaller."""
-    monkeypatch.setattr(upsampled_scores, "CPU_BLOCK_SCORES", 1)
+    """Several blocks in pictures of a few rows and columns, the last of them smaller."""
+    for name, value in {
+        "CPU_BLOCK_SCORES": 1,
+        "CPU_LOSS_BLOCK_SCORES": 1,
+        "MIN_CPU_SCORES": 0,
+        "BAND_LENGTH": 10,
+    }.items():
+        monkeypatch.setattr(upsampled_scores, name, value)
     torch.manual_seed(0)
 
 
@@ -208,6 +214,34 @@ def test_scores_of_full_size_are_never_made():
     assert largest_numel(lambda: upsampled_argmax_reference(logits, (128, 128))) == 16 * logits.numel()
 
 
+def calls_of(function) -> list[str]:
+    """The names of all torch calls, those inside the operators included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        function()
+    return [event.name for event in profiler.events()]
+
+
+def test_blocks_hold_several_pictures_of_few_classes(monkeypatch):
+    monkeypatch.undo()
+    logits, labels = 3 * torch.randn(8, 11, 16, 16), torch.randint(11, (8, 128, 128))
+    calls = calls_of(lambda: loss_and_gradient(upsampled_cross_entropy, logits, labels))
+    assert calls.count("aten::_log_softmax") == 2
+    assert_same_cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("logits_size", "size", "in_blocks"),
+    [((8, 8), (64, 64), False), ((64, 64), (256, 256), True), ((256, 256), (256, 256), False)],
+)
+def test_plain_where_blocks_do_not_pay(monkeypatch, logits_size, size, in_blocks):
+    """Of few scores calling the operator is more work than they are, and at full size nothing is interpolated."""
+    monkeypatch.undo()
+    logits, labels = random_batch(logits_size, size)
+    calls = calls_of(lambda: loss_and_gradient(upsampled_cross_entropy, logits, labels))
+    assert (f"{upsampled_scores.NAMESPACE}::upsampled_cross_entropy" in calls) is in_blocks
+    assert_same_cross_entropy(logits, labels)
+
+
 def test_compiled_as_one_graph():
     logits, labels = random_batch((9, 12), (33, 40))
     expected = loss_and_gradient(upsampled_cross_entropy, logits, labels)
@@ -258,6 +292,7 @@ def load_copy(name):
     spec = importlib.util.spec_from_file_location(name, upsampled_scores.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.MIN_CPU_SCORES = 0
     return module
 
 

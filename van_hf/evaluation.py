@@ -3,7 +3,6 @@
 """Mean IoU of a model on a dataset's validation split, on one or several processes."""
 
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from .cores import cores_per_process
 from .data import SegmentationDataset, read_example
 from .data.label_names import unique_names
 from .inference import load_model
@@ -95,7 +95,7 @@ def evaluate_pictures(
         return PictureResult(idx, prediction.to(torch.uint8).cpu(), counts.cpu())
 
     own_pictures = indices[accelerator.process_index :: accelerator.num_processes]
-    num_threads = max(1, min(MAX_THREADS, (os.cpu_count() or 1) // accelerator.num_processes))
+    num_threads = min(MAX_THREADS, cores_per_process())
     # One thread for each picture: a convolution over several threads rounds differently with their number.
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
     total = len(dataset.splits["validation"])

@@ -4,7 +4,10 @@
 
 import argparse
 import copy
+import math
 from collections.abc import Callable, Iterator
+from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -26,6 +29,7 @@ from .measuring import (
     share,
     take_turns,
 )
+from .measuring import size as size_argument
 from .models import add_model_arguments, forms_of, random_model, stock_name, stock_upernet
 
 BASELINES = ("plain", "transformers")
@@ -48,13 +52,18 @@ def add_commands(commands) -> None:
     add_common_arguments(parser, repeats=5)
     parser.set_defaults(run=benchmark_training)
 
-    help = "the loss of logits at a quarter of the labels' size, forward and backward"
-    parser = commands.add_parser("loss", help=help, description=help)
-    parser.add_argument("--batch_size", type=integer_from(1), default=2)
-    parser.add_argument("--num_labels", type=integer_from(2, IGNORE_INDEX), default=150)
-    parser.add_argument("--height", type=integer_from(4), default=512, help="of the labels in pixels")
-    parser.add_argument("--width", type=integer_from(4), default=512, help="of the labels in pixels")
+    help = "the loss of logits that are smaller than the labels, forward and backward"
+    parser = commands.add_parser("loss", help=help, description=f"{help}; of several values of an argument, all "
+                                 "combinations")  # fmt: skip
+    parser.add_argument("--batch_size", type=integer_from(1), default=[2], nargs="+")
+    parser.add_argument("--num_labels", type=integer_from(2, IGNORE_INDEX), default=[150], nargs="+")
+    parser.add_argument("--size", type=size_argument, default=[(512, 512)], nargs="+", metavar="HEIGHTxWIDTH",
+                        help="of the labels in pixels (512x512)")  # fmt: skip
+    parser.add_argument("--stride", type=integer_from(1), default=[4], nargs="+",
+                        help="pixels of the labels to one of the logits (4)")  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the logits")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True,
+                        help="measure memory too, which takes two processes for each size")  # fmt: skip
     add_common_arguments(parser, repeats=7)
     parser.set_defaults(run=benchmark_loss)
 
@@ -226,49 +235,72 @@ def loss_step(
     return step
 
 
-def random_loss_inputs(
-    batch_size: int, num_labels: int, height: int, width: int, dtype: torch.dtype, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (batch, num_labels, height / 4, width / 4), rounded up, and labels (batch, height, width)."""
-    shape = (batch_size, num_labels, -(-height // 4), -(-width // 4))
-    logits = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    return logits.to(device=device, dtype=dtype), random_labels((batch_size, height, width), num_labels, device)
+class LossSizes(NamedTuple):
+    """What the loss is measured of: logits (batch, num_labels, height / stride, width / stride), rounded up, and
+    labels (batch, height, width)."""
+
+    batch: int
+    num_labels: int
+    height: int
+    width: int
+    stride: int
+
+    def inputs(self, dtype: torch.dtype, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return random logits and labels."""
+        shape = (self.batch, self.num_labels, -(-self.height // self.stride), -(-self.width // self.stride))
+        logits = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        labels = random_labels((self.batch, self.height, self.width), self.num_labels, device)
+        return logits.to(device=device, dtype=dtype), labels
 
 
-def peak_memory_of_loss(
-    kind: str, batch_size: int, num_labels: int, height: int, width: int, dtype: torch.dtype, device: str
-) -> float:
+# Large enough for the loss to be worked out in blocks.
+WARM_UP_SIZES = LossSizes(batch=2, num_labels=2, height=256, width=256, stride=4)
+
+
+def peak_memory_of_loss(kind: str, sizes: LossSizes, dtype: torch.dtype, device: str) -> float:
     """Return the bytes that the loss and its gradients need above logits and labels."""
-    logits, labels = random_loss_inputs(batch_size, num_labels, height, width, dtype, device)
-    loss_step(kind, logits[..., :4, :4], labels[..., :16, :16])()
+    logits, labels = sizes.inputs(dtype, device)
+    loss_step(kind, *WARM_UP_SIZES.inputs(dtype, device))()
     return peak_memory_of(loss_step(kind, logits, labels), device)
 
 
 def benchmark_loss(args: argparse.Namespace) -> Iterator[Table]:
-    dtype, device = DTYPES[args.dtype], args.device
-    sizes = (args.batch_size, args.num_labels, args.height, args.width)
-    logits, labels = random_loss_inputs(*sizes, dtype, device)
+    dtype = DTYPES[args.dtype]
+    combinations = [
+        LossSizes(batch, num_labels, *labels_size, stride)
+        for num_labels, labels_size, stride, batch in product(args.num_labels, args.size, args.stride, args.batch_size)
+    ]
+    rows = []
+    for sizes in tqdm(combinations, desc="Loss", unit="size", leave=False):
+        rows += compare_loss(sizes, dtype, args)
+    notes = ["Differences are to plain in float32: of the loss, and relative to the largest gradient."]
+    yield Table(f"Loss, forward and backward, {args.dtype}", rows, notes)
+
+
+def compare_loss(sizes: LossSizes, dtype: torch.dtype, args: argparse.Namespace) -> list[dict]:
+    """Measure the sides, which take turns; return a row for each."""
+    device = args.device
+    logits, labels = sizes.inputs(dtype, device)
     steps = {kind: loss_step(kind, logits, labels) for kind in LOSSES}
     reference_loss, reference = loss_step("plain", logits.float(), labels)()
+    seconds = take_turns(steps, args.repeats, device, desc=f"{sizes.num_labels} labels")
+    peaks = dict.fromkeys(LOSSES, math.nan)
+    if args.memory:
+        peaks = {kind: in_new_process(peak_memory_of_loss, kind, sizes, dtype, device) / MEGABYTE for kind in LOSSES}
     rows = []
     for kind, step in steps.items():
         loss, gradients = step()
         difference, _ = largest_relative_difference({"logits": gradients}, {"logits": reference})
         rows.append({
             "side": kind,
+            "labels": sizes.num_labels,
+            "logits": f"{sizes.batch} x {logits.shape[2]} x {logits.shape[3]}",
+            "size": f"{sizes.height} x {sizes.width}",
+            "seconds": seconds[kind],
+            "speedup": seconds["plain"] / seconds[kind],
+            "peak memory": peaks[kind],
+            "share of peak": share(peaks[kind], peaks["plain"]),
             "largest difference": abs(loss.item() - reference_loss.item()),
             "largest relative difference": difference,
         })  # fmt: skip
-    seconds = take_turns(steps, args.repeats, device, desc="Loss")
-    del steps
-    peaks = [in_new_process(peak_memory_of_loss, kind, *sizes, dtype, device) / MEGABYTE for kind in LOSSES]
-    for row, peak in zip(rows, peaks, strict=True):
-        row |= {
-            "seconds": seconds[row["side"]],
-            "speedup": seconds["plain"] / seconds[row["side"]],
-            "peak memory": peak,
-            "share of peak": share(peak, peaks[0]),
-        }
-    title = f"Loss of {args.batch_size} x {args.num_labels} logits at {args.height} x {args.width}, {args.dtype}"
-    notes = ["Differences are to plain in float32: of the loss, and relative to the largest gradient."]
-    yield Table(title, rows, notes)
+    return rows

@@ -107,7 +107,11 @@ def depthwise_conv2d(
     padded = F.pad(features.permute(0, 2, 3, 1), (0, 0, 0, columns * dilation - width, 0, rows * dilation - height))
     phases = padded.view(batch, rows, dilation, columns, dilation, channels).permute(0, 2, 4, 1, 3, 5)
     phases = phases.reshape(batch * dilation**2, rows, columns, channels).permute(0, 3, 1, 2)
-    convolved = F.conv2d(phases, weight, bias, padding=weight.shape[-1] // 2, groups=channels).permute(0, 2, 3, 1)
+    # Of a kernel that is larger than its map, taps that lie a whole map off the middle only ever meet zeros.
+    middle = weight.shape[-1] // 2
+    reach = (min(middle, rows - 1), min(middle, columns - 1))
+    weight = weight[:, :, middle - reach[0] : middle + reach[0] + 1, middle - reach[1] : middle + reach[1] + 1]
+    convolved = F.conv2d(phases, weight, bias, padding=reach, groups=channels).permute(0, 2, 3, 1)
     convolved = convolved.reshape(batch, dilation, dilation, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
     convolved = convolved.reshape(batch, rows * dilation, columns * dilation, channels)
     return convolved[:, :height, :width].permute(0, 3, 1, 2)

@@ -3,15 +3,17 @@
 """The loss and the class ids of scores that are interpolated to full size, each beside its plain definition.
 
 The scores at full size, (batch, num_labels, height, width), would be the largest tensor of a segmentation model:
-630 MB for 4 pictures of 512 x 512 and 150 classes. They are worked out in blocks of rows that stay in the cache.
+630 MB for 4 pictures of 512 x 512 and 150 classes. They are worked out in blocks of rows that stay in the cache,
+unless there are so few of them that they do all together.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from .custom_operators import is_transformed, operator_namespace
+from .custom_operators import is_exporting, is_transformed, operator_namespace
 from .interpolation import bilinear_taps, half_pixel_positions, resize_to
 
 # Scores that a block of rows holds: 2 MB fit the cache of a CPU, a GPU wants few and large kernels.
@@ -19,6 +21,13 @@ CPU_BLOCK_SCORES = 2**19
 ACCELERATOR_BLOCK_SCORES = 2**25
 MIN_BLOCK_ROWS = 8
 MIN_BLOCK_COLUMNS = 1024
+# The loss is fastest in blocks twice as large but, of few classes, of no more pixels than these.
+CPU_LOSS_BLOCK_SCORES = 2**20
+CPU_LOSS_BLOCK_PIXELS = 2**17
+# Rows or columns that one product of matrices interpolates: over more of them most weights would be 0.
+BAND_LENGTH = 128
+# Fewer scores than these, all of them together, are a smaller work than calling the loss's operator.
+MIN_CPU_SCORES = 2**18
 
 NAMESPACE = operator_namespace(__name__, "upsampled_cross_entropy")
 
@@ -33,8 +42,8 @@ def upsampled_cross_entropy_reference(logits: torch.Tensor, labels: torch.Tensor
 def upsampled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """Return the mean cross entropy, over the valid pixels, of logits interpolated bilinearly to the labels' size.
 
-    The gradient is worked out together with the loss. Higher derivatives, forward-mode ones and transforms of
-    `torch.func` go through the plain definition.
+    The gradient is worked out together with the loss. Small inputs, higher derivatives, forward-mode ones and
+    transforms of `torch.func` go through the plain definition.
 
     Args:
         logits: floating point, (batch, num_labels, rows, columns), of any size.
@@ -46,17 +55,26 @@ def upsampled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_i
 
     Raises:
         ValueError: when the shapes do not fit.
-        RuntimeError: when an id is out of range; on an accelerator torch asserts it.
+        RuntimeError, IndexError: when an id is out of range; on an accelerator torch asserts it.
     """
     if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
         raise ValueError(
             "logits must be (batch, num_labels, rows, columns) and labels (batch, height, width), "
             f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    if is_transformed(logits, labels):
+    if is_transformed(logits, labels) or not _pays_off(logits, labels):
         return upsampled_cross_entropy_reference(logits, labels, ignore_index)
     needs_gradient = logits.requires_grad and torch.is_grad_enabled()
     return _cross_entropy_and_gradient(logits, labels, ignore_index, needs_gradient)[0]
+
+
+def _pays_off(logits: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Whether the loss is worked out in blocks: the one place where that is decided, as measured on CPUs."""
+    # A comparison of sizes would tie an exported program to the answer. Accelerators were not measured.
+    if is_exporting() or logits.device.type != "cpu":
+        return True
+    is_interpolated = logits.shape[-2:] != labels.shape[-2:]
+    return is_interpolated and logits.shape[1] * labels.numel() >= MIN_CPU_SCORES
 
 
 @torch.library.custom_op(f"{NAMESPACE}::upsampled_cross_entropy", mutates_args=())
@@ -64,54 +82,115 @@ def _cross_entropy_and_gradient(
     logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, needs_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss, and its gradient in the shape of `logits` and the dtype of the loss; empty if it is not needed."""
-    dtype = _score_dtype(logits)
-    num_valid = (labels != ignore_index).sum().clamp(min=1)
-    loss = logits.new_zeros((), dtype=dtype)
-    gradient = _empty_gradient(logits, needs_gradient)
-    for index, (picture, picture_labels) in enumerate(zip(logits, labels, strict=True)):
-        # Classes last: the softmax of a pixel runs over consecutive numbers.
-        scores = picture.permute(1, 2, 0).to(dtype).contiguous()  # (rows, columns, num_labels)
-        scores_gradient = torch.zeros_like(scores) if needs_gradient else None
-        loss += _add_picture(scores, picture_labels, ignore_index, scores_gradient)
-        if needs_gradient:
-            torch.div(scores_gradient.permute(2, 0, 1), num_valid, out=gradient[index])
-    return loss / num_valid, gradient
+    rows, columns = logits.shape[2:]
+    height, width = labels.shape[1:]
+    valid = labels != ignore_index
+    num_valid = valid.sum().clamp(min=1)
+    loss = logits.new_zeros((), dtype=_score_dtype(logits))
+    gradient = _empty_gradient(logits, needs_gradient).zero_()
+    num_pictures, num_rows = _loss_block(logits, height, width)
+    across = _bands(columns, width, BAND_LENGTH, loss)
+    down = _bands(rows, height, num_rows, loss)
+    for start in range(0, len(logits), num_pictures):
+        pictures = slice(start, start + num_pictures)
+        for band in down:
+            narrow = logits[pictures, :, band.source].to(loss.dtype).transpose(1, 2)
+            block = (pictures, band.place)
+            block_loss, narrow_gradient = _block_cross_entropy(
+                narrow, labels[block], valid[block], band.weights, across, needs_gradient
+            )
+            loss += block_loss
+            if needs_gradient:
+                gradient[pictures, :, band.source] += narrow_gradient.transpose(1, 2)
+    return loss / num_valid, gradient.div_(num_valid)
 
 
-def _add_picture(
-    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, gradient: torch.Tensor | None
-) -> torch.Tensor:
-    """The sum of one picture's cross entropy; adds its gradient to `gradient`, (rows, columns, num_labels)."""
-    rows, columns, num_labels = logits.shape
-    height, width = labels.shape
-    upper, lower, lower_weight = _taps(rows, height, logits)
-    total = logits.new_zeros(())
-    step = _block_rows(num_labels * width, logits.device)
-    for start in range(0, height, step):
-        block = slice(start, start + step)
-        weight = lower_weight[block, None, None]
-        # Rows first, at the logits' width; then columns, which torch does fast where classes come last in memory.
-        narrow = torch.lerp(logits.index_select(0, upper[block]), logits.index_select(0, lower[block]), weight)
-        narrow = narrow.transpose(1, 2)[:, :, None]
-        scores = F.interpolate(narrow, size=(1, width), mode="bilinear", align_corners=False)
-        log_probabilities = scores[:, :, 0].transpose(1, 2).log_softmax(dim=2)  # (block's rows, width, num_labels)
-        del scores
-        valid = labels[block] != ignore_index
-        target = torch.where(valid, labels[block], 0)[:, :, None]
-        total -= torch.where(valid, log_probabilities.gather(2, target)[:, :, 0], 0).sum()
-        if gradient is None:
-            continue
-        # The gradient of the sum: probabilities, less one at the label.
-        scores_gradient = log_probabilities.exp_()
-        scores_gradient.scatter_add_(2, target, scores_gradient.new_full((), -1).expand(target.shape))
-        scores_gradient *= valid[:, :, None]
-        narrow_gradient = torch.ops.aten.upsample_bilinear2d_backward(
-            scores_gradient.transpose(1, 2)[:, :, None], (1, width), narrow.shape, False
-        )
-        narrow_gradient = narrow_gradient[:, :, 0].transpose(1, 2)  # (block's rows, columns, num_labels)
-        gradient.index_add_(0, lower[block], narrow_gradient * weight)
-        gradient.index_add_(0, upper[block], narrow_gradient * (1 - weight))
-    return total
+def _loss_block(logits: torch.Tensor, height: int, width: int) -> tuple[int, int]:
+    """Pictures and rows of a block of the loss."""
+    num_labels = logits.shape[1]
+    scores = ACCELERATOR_BLOCK_SCORES
+    if logits.device.type == "cpu":
+        scores = min(CPU_LOSS_BLOCK_SCORES, CPU_LOSS_BLOCK_PIXELS * num_labels)
+    rows = min(max(scores // (num_labels * width), MIN_BLOCK_ROWS), height, BAND_LENGTH)
+    return max(scores // (num_labels * width * rows), 1), rows
+
+
+def _block_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    valid: torch.Tensor,
+    row_weights: torch.Tensor,
+    across: list["Band"],
+    needs_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The sum of the cross entropy over a block of rows, and its gradient by the logits that these rest on.
+
+    Rows come first in memory, so that they are interpolated in one product of matrices, and the softmax of many
+    neighbouring columns is taken at once, be the classes few or many. The products write into a given tensor:
+    autocast leaves those alone.
+
+    Args:
+        logits: (pictures, source rows, num_labels, columns).
+        labels: (pictures, rows, width).
+        valid: which of them count, (pictures, rows, width).
+        row_weights: (rows, source rows).
+        across: how the columns are interpolated.
+    """
+    num_pictures, num_sources, num_labels, columns = logits.shape
+    _, num_rows, width = labels.shape
+    narrow = logits.reshape(-1, columns)
+    wide = narrow.new_empty(num_pictures, num_sources, num_labels * width)
+    wide_lines = wide.view(-1, width)
+    for band in across:
+        torch.mm(narrow[:, band.source], band.weights.T, out=wide_lines[:, band.place])
+    scores = wide.new_empty(num_pictures, num_rows, num_labels, width)
+    row_weights = row_weights.expand(num_pictures, -1, -1)
+    torch.bmm(row_weights, wide, out=scores.flatten(2))
+    log_probabilities = scores.log_softmax(dim=2)
+    del scores
+    target = torch.where(valid, labels, 0)[:, :, None]
+    loss = -torch.where(valid, log_probabilities.gather(2, target)[:, :, 0], 0).sum()
+    if not needs_gradient:
+        return loss, None
+    # The gradient of the sum: probabilities, less one at the label.
+    gradient = log_probabilities.exp_()
+    gradient.scatter_add_(2, target, gradient.new_full((), -1).expand(target.shape))
+    gradient *= valid[:, :, None]
+    torch.bmm(row_weights.mT, gradient.flatten(2), out=wide)
+    narrow_gradient = torch.zeros_like(narrow)
+    for band in across:
+        narrow_gradient[:, band.source].addmm_(wide_lines[:, band.place], band.weights)
+    return loss, narrow_gradient.view(logits.shape)
+
+
+class Band(NamedTuple):
+    """A part of an interpolated line.
+
+    Attributes:
+        place: where it lies on the new line.
+        source: the part of the old line that it rests on.
+        weights: bilinear, (length of `place`, length of `source`).
+    """
+
+    place: slice
+    source: slice
+    weights: torch.Tensor
+
+
+def _bands(length: int, new_length: int, step: int, like: torch.Tensor) -> list[Band]:
+    """How a line of `length` is interpolated to `new_length`, in parts of `step`."""
+    # In the scores' dtype, as torch does it: weights rounded otherwise would differ in the 5th digit.
+    before, after, after_weight = bilinear_taps(half_pixel_positions(length, new_length, dtype=like.dtype), length)
+    weights = after_weight.new_zeros(new_length, length)
+    weights.scatter_add_(1, before[:, None], 1 - after_weight[:, None])
+    weights.scatter_add_(1, after[:, None], after_weight[:, None])
+    weights, first, last = weights.to(like.device), before.tolist(), after.tolist()
+    bands = []
+    for start in range(0, new_length, step):
+        place = slice(start, min(start + step, new_length))
+        source = slice(first[start], last[place.stop - 1] + 1)
+        bands.append(Band(place, source, weights[place, source]))
+    return bands
 
 
 @_cross_entropy_and_gradient.register_fake
