@@ -250,7 +250,7 @@ def test_heads_are_measured_and_drawn(heads_file, tmp_path):
 
     assert run("plot", heads_file, "--output", tmp_path / "speed.png") == 0
     with Image.open(tmp_path / "speed.png") as picture:
-        assert picture.width > 1000
+        assert picture.width > 900
     figure = plot.draw(json.loads(heads_file.read_text()))
     (axis,) = figure.axes
     assert axis.get_xscale() == "log"

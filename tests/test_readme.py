@@ -88,14 +88,16 @@ def test_the_set_up_lines():
     assert lines.index('pip install -e ".[test]" && pytest') < 25
 
 
-def test_the_picture():
-    (path,) = re.findall(r"^!\[[^]]+\]\((\S+)\)$", READMES[0].read_text("utf-8"), re.M)
-    assert (ROOT / path).stat().st_size < 150_000
-    with Image.open(ROOT / path) as image:
+def test_the_pictures():
+    paths = re.findall(r"^!\[[^]]+\]\((\S+)\)$", READMES[0].read_text("utf-8"), re.M)
+    for path in paths:
+        assert (ROOT / path).stat().st_size < 150_000
+    with Image.open(ROOT / paths[0]) as image:
         assert image.width > 2 * image.height
-    # The command that draws it, to this file.
-    draws = [c for c in commands(READMES[0].read_text("utf-8")) if c[1] == "examples/show_predictions.py"]
-    assert draws[0][-2:] == ["--output", path]
+    # The commands that draw them, to these files.
+    found = [command[1:] for command in commands(READMES[0].read_text("utf-8"))]
+    draws = [c for c in found if c[0] == "examples/show_predictions.py" or c[:2] == ["examples/benchmark.py", "plot"]]
+    assert [command[-2:] for command in draws] == [["--output", path] for path in paths]
 
 
 def test_the_version_is_described():

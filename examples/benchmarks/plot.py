@@ -47,7 +47,7 @@ def plot(path: Path, output: Path) -> None:
         figure = draw(run)
     except KeyError as error:
         raise ValueError(f"{path} has no {error}, which `heads --json` of this version writes") from error
-    write_whole(output, lambda partial: figure.savefig(partial, dpi=150, facecolor="white"))
+    write_whole(output, lambda partial: figure.savefig(partial, dpi=110, facecolor="white"))
 
 
 def draw(run: dict) -> Figure:
