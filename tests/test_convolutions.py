@@ -1,5 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import itertools
 from functools import partial
 
 import pytest
@@ -111,6 +112,16 @@ def test_convolution_over_upsampled_maps_in_half_precision():
     assert output.dtype == torch.bfloat16
     expected = conv2d_over_upsampled_reference([features.float() for features in maps], weight.float())
     assert (output - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_convolution_over_upsampled_maps_neither_copies_nor_keeps_its_largest_map():
+    *maps, weight = parameters((8, 4, 32, 32), (8, 4, 16, 16), (16, 8, 3, 3))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        fast(conv2d_over_upsampled, maps, weight)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    peak = max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+    output, mixed, tall = (4 * 8 * 16 * numbers for numbers in (32 * 32, 9 * 16 * 16, 3 * 16 * 32))
+    assert peak < output + mixed + tall + output  # so that at no time there are all and the upsampled output
 
 
 def test_gradcheck_of_convolutions():

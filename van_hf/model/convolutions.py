@@ -195,10 +195,12 @@ def conv2d_over_upsampled(
         if is_exporting():
             outputs = outputs + _upsampled_for_export(features, taps, size)
             continue
-        mixed = (taps @ features.flatten(2)).view(batch * out_channels * 3, 3 * rows, columns)
+        # As a product of matrices autograd would have it copied.
+        mixed = F.conv2d(features, taps[:, :, None, None]).reshape(batch * out_channels * 3, 3 * rows, columns)
         tall = mixed.transpose(1, 2) @ _shifted_interpolation(rows, size[0], mixed)
+        del mixed  # nine times as large as its map
         tall = tall.view(batch * out_channels, 3 * columns, size[0])
-        across = _shifted_interpolation(columns, size[1], mixed).expand(tall.shape[0], -1, -1)
+        across = _shifted_interpolation(columns, size[1], tall).expand(tall.shape[0], -1, -1)
         if upsampled is None:
             upsampled = torch.bmm(tall.transpose(1, 2), across)
         else:
