@@ -14,6 +14,8 @@ import torch
 from benchmarks import complexity, heads, import_time, inference, loader, metric, plot, postprocess, training
 from benchmarks.measuring import machine, write_json
 
+from van_hf.machine import use_huge_pages
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     for module in (heads, plot, postprocess, metric, loader, import_time, complexity):
         module.add_command(commands)
     args = parser.parse_args(argv)
+    use_huge_pages()
     if args.benchmark == "plot":
         try:
             plot.plot(args.file, args.output)

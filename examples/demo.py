@@ -31,6 +31,7 @@ from transformers.utils import cached_file
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict
+from van_hf.machine import use_huge_pages
 from van_hf.visualization import class_shares, legend_text, mask_image, palette_of
 
 DEFAULT_MODEL = "outputs/van-scenes"
@@ -318,6 +319,7 @@ def create_page(models: dict[str, Model], examples: Sequence[str]) -> gr.Blocks:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    use_huge_pages()
     try:
         models = load_models(args.model_name_or_path, args.device)
     except (ValueError, OSError) as error:

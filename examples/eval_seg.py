@@ -60,6 +60,7 @@ from van_hf.evaluation import (
 )
 from van_hf.files import named_file, read_json, write_json, write_whole
 from van_hf.inference import DTYPES, digest_of_weights, load_config, predict
+from van_hf.machine import use_huge_pages
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
 from van_hf.visualization import plot_confusion_matrix, plot_predictions
 
@@ -395,6 +396,7 @@ def evaluate_and_write(evaluation: Evaluation, hub_metric: evaluate.Metric | Non
 def main() -> None:
     """Run the script."""
     args = parse_arguments(__doc__)
+    use_huge_pages()
     state = process_state()
     stop_at_problems(find_problems(args, state), state)
     load_or_stop(partial(load_config, args.model_name_or_path), "--model_name_or_path", state)

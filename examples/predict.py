@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
 from van_hf.files import claim_folder, write_json, write_whole
 from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict
+from van_hf.machine import use_huge_pages
 from van_hf.visualization import class_shares, mask_image, overlay_with_legend, palette_of
 
 SUFFIXES = {"overlays": ".png", "masks": ".png", "shares": ".json"}  # of what --save can name
@@ -199,6 +200,7 @@ def predict_pictures(
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    use_huge_pages()
     try:
         images = find_images(args.images, args.recursive, args.output_dir)
         check_outputs(images, args.output_dir, args.save, args.overwrite)

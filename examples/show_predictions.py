@@ -20,6 +20,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from van_hf.evaluation import load_trained, read_validation_example
 from van_hf.files import write_whole
 from van_hf.inference import predict
+from van_hf.machine import use_huge_pages
 from van_hf.visualization import plot_predictions
 
 
@@ -57,6 +58,7 @@ def draw(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    use_huge_pages()
     try:
         draw(args)
     except (ValueError, OSError) as error:

@@ -21,10 +21,10 @@ from common_arguments import (
     mixed_precision,
 )
 
-from van_hf.cores import cores_per_process
 from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels
 from van_hf.files import read_json
 from van_hf.inference import load_config
+from van_hf.machine import cores_per_process
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
 

@@ -64,6 +64,7 @@ from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json
 from van_hf.inference import DTYPES, Protocol, load_config, load_weights, predict
+from van_hf.machine import use_huge_pages
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.training import (
     Recipe,
@@ -500,6 +501,7 @@ def push_results(args: argparse.Namespace) -> None:
 def main() -> None:
     """Run the script."""
     args = parse_arguments(__doc__)
+    use_huge_pages()
     state = process_state()
     stop_at_problems(find_problems(args, state), state)
     start = load_or_stop(partial(load_start_config, args), "--model_name_or_path", state)

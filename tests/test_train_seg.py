@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
-from van_hf.cores import cores_per_process
+from van_hf.machine import cores_per_process
 from van_hf.training import RECIPES, complete_checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"

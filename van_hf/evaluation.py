@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from .cores import cores_per_process
 from .data import SegmentationDataset, read_example
 from .data.label_names import unique_names
 from .inference import load_model
+from .machine import cores_per_process
 from .metrics.mean_iou.mean_iou import confusion_matrix, scores_from_confusion_matrix
 from .model.image_processing_van import VanImageProcessor
 from .model.modeling_van import VanForSemanticSegmentation

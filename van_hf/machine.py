@@ -1,6 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""How many of the machine's cores a process may keep busy."""
+"""How a process uses the machine's cores and memory."""
 
 import os
 from contextlib import suppress
@@ -22,6 +22,15 @@ def cores_per_process() -> int:
     # Where the machine does not tell, there is one thread to a core.
     cores = min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed)
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+
+
+def use_huge_pages() -> None:
+    """Let torch ask the system for memory in pages of 2 MB, unless the user's THP_MEM_ALLOC_ENABLE says otherwise.
+
+    Large maps on the CPU are new memory each time, which Linux makes ready page by page; in the usual pages of 4 kB
+    that takes a good part of a forward pass. To be called before torch's first large tensor.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _quota() -> int | None:
