@@ -93,6 +93,8 @@ def test_load_scenes_is_cached(few_pictures):
     assert second["train"].features == datasets.Features(
         image=datasets.Image(), annotation=datasets.Image(), scene_category=datasets.Value("string")
     )
+    undecoded = second["train"].cast_column("image", datasets.Image(decode=False))
+    assert undecoded[0]["image"]["bytes"].startswith(b"BM")  # quickly decoded
 
 
 def load_in_process(queue):
