@@ -613,6 +613,24 @@ class TestUperNet(SegmentationSuite):
         model.train()(pixel_values)
         assert calls == []
 
+    @pytest.mark.skipif(
+        torch.__version__ < "2.7", reason="torch 2.6 compiles the layers so that statistics move twice"
+    )
+    @pytest.mark.slow
+    def test_gradient_checkpointing_compiled_as_one_graph(self):
+        states = []
+        for compiled in (False, True):
+            model = build(self.model_class, self.config()).train()
+            enable_gradient_checkpointing(model)
+            head = model.decode_head
+            layers = torch.nn.Sequential(
+                model.van.encoder.stages[0].layers[0], head.lateral_convs[0], head.fpn_convs[0]
+            )
+            forward = torch.compile(layers, fullgraph=True, backend="aot_eager") if compiled else layers
+            forward(torch.randn(2, 8, 16, 24, generator=torch.Generator().manual_seed(0))).square().mean().backward()
+            states.append({name: p.grad for name, p in layers.named_parameters()} | dict(layers.named_buffers()))
+        torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+
     def test_pooled_maps_are_convolved_at_their_own_sizes(self, model):
         features = torch.randn(2, 32, 16, 16)
         with torch.no_grad(), use_forms("plain"):

@@ -32,6 +32,6 @@ def normalize(norm: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 
 def _is_in_backward_pass() -> bool:
-    """Return whether autograd is at work in this thread; compiled programs take what they compute anew from elsewhere,
-    and their statistics move once."""
+    """Return whether autograd is at work in this thread."""
+    # A compiled program updates statistics in its forward part alone, from torch 2.7 on.
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
