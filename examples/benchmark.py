@@ -8,6 +8,7 @@ All sides do the same work in one run and take turns, so that a busy machine is 
 """
 
 import argparse
+import os
 import sys
 
 import torch
@@ -32,8 +33,12 @@ def main(argv: list[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             parser.error(str(error))
         return 0
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
+    if args.json is not None:
+        folder = args.json.absolute().parent
+        if not folder.is_dir():
+            parser.error(f"--json {args.json}: there is no folder {folder}")
+        if args.json.is_dir() or not os.access(folder, os.W_OK):
+            parser.error(f"--json {args.json}: {'it is a folder' if args.json.is_dir() else 'it cannot be written'}")
     if getattr(args, "num_threads", None) is not None:
         torch.set_num_threads(args.num_threads)
     facts = machine(getattr(args, "device", "cpu"))

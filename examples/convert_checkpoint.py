@@ -56,7 +56,7 @@ def describe(model: VanPreTrainedModel) -> str:
     name = f"VAN-{size.upper()}" if size else "VAN of a size that was not published"
     if isinstance(model, VanForSemanticSegmentation):
         auxiliary = " and its auxiliary head" if model.auxiliary_head is not None else ""
-        rank = f" of rank {config.ham_rank}" if hasattr(model.decode_head, "hamburger") else ""
+        rank = f" of rank {config.ham_rank} (no tensor tells it)" if hasattr(model.decode_head, "hamburger") else ""
         name += f" with {DECODE_HEADS[config.decode_head].name}{rank}{auxiliary}"
     elif isinstance(model, VanForImageClassification):
         name += ", classifier"

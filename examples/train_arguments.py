@@ -28,6 +28,7 @@ from van_hf.machine import cores_per_process
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
 
+MOST_THREADS = os.cpu_count() or 1
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
@@ -61,7 +62,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
     training.add_argument("--gradient_checkpointing", action="store_true", help="need about half the memory: what "
                           "would take the most to keep is computed anew in the backward pass")  # fmt: skip
-    training.add_argument("--num_threads", type=int, help="of each process on the CPU, all cores together by default")
+    training.add_argument("--num_threads", type=int, help="of each process on the CPU, all cores together by default "
+                          "or, outside of a launcher, OMP_NUM_THREADS")  # fmt: skip
     training.add_argument("--seed", type=int, default=0)
 
     output = parser.add_argument_group("output")
@@ -146,6 +148,11 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
     if args.max_train_steps is not None and args.max_train_steps < 1:
         problems.append(
             f"--max_train_steps must be 1 or more, got {args.max_train_steps}; examples/eval_seg.py evaluates a model"
+        )
+    if args.num_threads is not None and args.num_threads > MOST_THREADS and args.resume_from_checkpoint is None:
+        problems.append(
+            f"--num_threads must be at most {MOST_THREADS}, the machine's processors, got {args.num_threads}: more "
+            "would wait for each other"
         )
     if args.checkpoints_total_limit < 1:
         problems.append(f"--checkpoints_total_limit must be 1 or more, got {args.checkpoints_total_limit}")

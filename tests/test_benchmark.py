@@ -221,17 +221,7 @@ def test_published_models_of_all_heads():
     assert protocols["UperNet"] == "multi-scale + flip" and protocols["Semantic FPN"] == "single scale"
 
 
-def test_published_models_of_one_size_are_told_apart(monkeypatch):
-    narrow = VanConfig.from_size("b0", "light_ham", decoder_hidden_size=256)
-    checkpoint = argparse.Namespace(
-        size="b0",
-        decode_head="light_ham",
-        figure=40.9,
-        pretraining="ImageNet-1K",
-        protocol="one",
-        config=lambda: narrow,
-    )
-    monkeypatch.setitem(heads.RELEASED_CHECKPOINTS, "narrow", checkpoint)
+def test_published_models_of_one_size_are_told_apart():
     published = heads.published_models(["b0"])
     assert ("Light-Ham", "b0, 256 channels", 40.9) in [
         (model.family, model.size, model.mean_iou) for model in published
@@ -274,7 +264,10 @@ def test_heads_are_measured_and_drawn(heads_file, tmp_path):
     [
         (None, "cannot be read as JSON"),
         ({"benchmark": "loss"}, "of the benchmark 'loss'"),
-        ({"benchmark": "heads"}, "has no 'tables'"),
+        ({"benchmark": "heads"}, "KeyError: 'tables'"),
+        ({"benchmark": "heads", "tables": []}, "IndexError"),
+        ({"benchmark": "heads", "tables": [{"rows": [{"seconds": None}]}]}, "TypeError"),
+        ({"benchmark": "heads", "tables": [{"rows": [{"seconds": 0}]}]}, "must be above 0"),
     ],
 )
 def test_plot_refuses_other_files(tmp_path, capsys, content, message):

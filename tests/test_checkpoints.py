@@ -202,7 +202,7 @@ def test_ham_rank(seeds, fixtures_dir, name, head):
     bases = model.decode_head.hamburger.bases
     assert bases.shape == (64, 8) and torch.equal(bases, type(model.decode_head.hamburger).fixed_bases(64, 8))
     for rank in (0, -1):
-        assert_refused(fixtures_dir / name, f"ham_rank must be a positive integer, got {rank}", ham_rank=rank)
+        assert_refused(fixtures_dir / name, f"ham_rank must be an integer from 1 to 4096, got {rank}", ham_rank=rank)
 
 
 @pytest.mark.parametrize(

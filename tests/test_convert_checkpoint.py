@@ -75,7 +75,11 @@ def test_missing_keys_leave_nothing(fixtures_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("light_ham", "Light-Ham of rank {}\n"), ("ham", "HamNet of rank {} and its auxiliary head\n")]
+    ("name", "head"),
+    [
+        ("light_ham", "Light-Ham of rank {} (no tensor tells it)\n"),
+        ("ham", "HamNet of rank {} (no tensor tells it) and its auxiliary head\n"),
+    ],
 )
 def test_the_rank_is_named(fixtures_dir, tmp_path, capsys, name, head):
     checkpoint = fixtures_dir / f"seed_{name}_van_tiny.pth"

@@ -47,6 +47,7 @@ def problems(args: Namespace) -> list[str]:
     ("arguments", "expected"),
     [
         (["--learning_rate", -1, "--crop_size", 8, "--num_threads", 0], ["learning_rate", "crop_size", "num_threads"]),
+        (["--num_threads", 100_000], ["num_threads"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
         (["--mixed_precision", "fp16", "--ema_decay", 1], ["mixed_precision", "ema_decay"]),

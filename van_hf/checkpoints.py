@@ -27,6 +27,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig, published_size
+from .model.decode_heads import Hamburger
 from .model.image_processing_van import VanImageProcessor
 from .model.modeling_van import VanForImageClassification, VanForSemanticSegmentation, VanModel, VanPreTrainedModel
 
@@ -80,6 +81,7 @@ SEGMENTATION_PREFIXES = ("backbone.", "neck.", "decode_head.", "auxiliary_head."
 POOL_SCALES = (1, 2, 3, 6)
 # The buffer of Hamburger's bases, which the authors draw anew at every call, is the only one of ours that no file has.
 NOT_IN_FILES = (".num_batches_tracked", ".bases")
+MAX_HAM_RANK = 4096  # far above what would be a low rank; more would take memory for nothing
 INCOMPLETE = "a truncated or incomplete checkpoint of a VAN"
 
 
@@ -132,8 +134,11 @@ def convert_checkpoint(
         converted = convert_state_dict(state_dict, model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    converted |= {
+        name: Hamburger.fixed_bases(*buffer.shape) for name, buffer in model.named_buffers() if name.endswith(".bases")
+    }
     # Assigns the file's tensors themselves; batch counters that files of old torch versions lack are made.
-    model.load_state_dict(converted, assign=True, strict=False)
+    model.load_state_dict(converted, assign=True)
     return model.eval(), default_image_processor(model_class)
 
 
@@ -276,6 +281,8 @@ def infer_config(state_dict: Mapping[str, torch.Tensor], ham_rank: int | None = 
     elif model_class is VanForImageClassification:
         _require(state_dict, ["head.weight"], ndim=2)
         fields["num_labels"] = state_dict["head.weight"].shape[0]
+    if ham_rank is not None and not (type(ham_rank) is int and 1 <= ham_rank <= MAX_HAM_RANK):
+        raise ValueError(f"ham_rank must be an integer from 1 to {MAX_HAM_RANK}, got {ham_rank!r}")
     if ham_rank is not None and "ham_rank" not in fields:
         found = DECODE_HEADS[fields["decode_head"]].name if is_segmentation else "no decode head"
         raise ValueError(f"ham_rank is {ham_rank}, but only Light-Ham and HamNet have a rank; this has {found}")

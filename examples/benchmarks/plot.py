@@ -37,16 +37,22 @@ def plot(path: Path, output: Path) -> None:
         output: where to save the picture, in a format that matplotlib knows by its suffix.
 
     Raises:
-        ValueError: `path` cannot be read or is another's, or matplotlib does not know the suffix.
+        ValueError: `path` cannot be read, is damaged or another's; `output` is a folder, or matplotlib does not know
+            its suffix.
     """
+    if output.is_dir() or not output.suffix:
+        raise ValueError(f"--output {output} must be a file whose suffix gives the format, such as speed.png")
     run = read_json(path)
     if run.get("benchmark") != BENCHMARK:
         found = run.get("benchmark")
         raise ValueError(f"{path} must be what `heads --json` has written, but it is of the benchmark {found!r}")
     try:
+        if not all(row["seconds"] > 0 and row["mean IoU"] > 0 for row in run["tables"][0]["rows"]):
+            raise ValueError("seconds and mean IoU must be above 0")
         figure = draw(run)
-    except KeyError as error:
-        raise ValueError(f"{path} has no {error}, which `heads --json` of this version writes") from error
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        kind = type(error).__name__
+        raise ValueError(f"{path} is not what `heads --json` of this version writes ({kind}: {error})") from error
     write_whole(output, lambda partial: figure.savefig(partial, dpi=110, facecolor="white"))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf.model.configuration_van import DECODE_HEADS
 from van_hf.model.upsampled_scores import upsampled_cross_entropy, upsampled_cross_entropy_reference
 from van_hf.training import enable_gradient_checkpointing
 
@@ -217,7 +218,7 @@ def compare_training(
         "difference is rounding, which moves scores to the other side of a ReLU. In float64 all sides should agree.",
     ]
     if config.decode_head != "upernet":
-        notes.append("transformers has no Semantic FPN head to compare with.")
+        notes.append(f"transformers has no {DECODE_HEADS[config.decode_head].name} head to compare with.")
     return Table(title, rows, notes)
 
 

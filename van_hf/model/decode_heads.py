@@ -56,7 +56,8 @@ class ConvLayers(nn.Module):
         maps = [features] if isinstance(features, torch.Tensor) else features
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return self._normalized(self._convolved(*maps))
-        if self.is_pointwise:
+        # Reentrant checkpoints have no gradients where no input needs one, as above a frozen backbone.
+        if self.is_pointwise and any(features.requires_grad for features in maps):
             return self._gradient_checkpointing_func(lambda *maps: self._normalized(self._convolved(*maps)), *maps)
         return self._gradient_checkpointing_func(self._normalized, self._convolved(*maps))
 
@@ -248,7 +249,7 @@ class Hamburger(nn.Module):
         self.ham_out = nn.Sequential()
         self.ham_out.add_module("conv", Conv(channels, channels, kernel_size=1, bias=False))
         self.ham_out.add_module("gn", nn.GroupNorm(GROUP_NORM_GROUPS, channels))
-        self.register_buffer("bases", self.fixed_bases(channels, config.ham_rank))
+        self.register_buffer("bases", self.fixed_bases(channels, config.ham_rank).to(torch.get_default_device()))
 
     @classmethod
     def fixed_bases(cls, channels: int, rank: int, seed: int = SEED) -> torch.Tensor:
@@ -286,6 +287,10 @@ class Hamburger(nn.Module):
         device = features.device.type
         with maybe_autocast(device, enabled=False):
             coefficients, bases = self.factorize(matrix)
+        if features.dtype != coefficients.dtype:
+            # Only the factors' product is of the map's range; half precision has no room for what each may reach.
+            scale = bases.amax(dim=1, keepdim=True).clamp(min=1e-6)
+            coefficients, bases = coefficients * scale, bases / scale
         # A 1x1 convolution of the factors' product is the product with the convolution of the bases, which are few.
         bases = self.ham_out.conv(bases.to(features.dtype)[..., None])[..., 0]
         context = _from_pixels(coefficients.to(bases.dtype) @ bases.mT, features)

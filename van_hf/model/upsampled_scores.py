@@ -181,15 +181,14 @@ def _bands(length: int, new_length: int, step: int, like: torch.Tensor) -> list[
     """How a line of `length` is interpolated to `new_length`, in parts of `step`."""
     # In the scores' dtype, as torch does it: weights rounded otherwise would differ in the 5th digit.
     before, after, after_weight = bilinear_taps(half_pixel_positions(length, new_length, dtype=like.dtype), length)
-    weights = after_weight.new_zeros(new_length, length)
-    weights.scatter_add_(1, before[:, None], 1 - after_weight[:, None])
-    weights.scatter_add_(1, after[:, None], after_weight[:, None])
-    weights, first, last = weights.to(like.device), before.tolist(), after.tolist()
     bands = []
     for start in range(0, new_length, step):
         place = slice(start, min(start + step, new_length))
-        source = slice(first[start], last[place.stop - 1] + 1)
-        bands.append(Band(place, source, weights[place, source]))
+        source = slice(int(before[start]), int(after[place.stop - 1]) + 1)
+        weights = after_weight.new_zeros(place.stop - place.start, source.stop - source.start)
+        weights.scatter_add_(1, before[place, None] - source.start, 1 - after_weight[place, None])
+        weights.scatter_add_(1, after[place, None] - source.start, after_weight[place, None])
+        bands.append(Band(place, source, weights.to(like.device)))
     return bands
 
 
