@@ -60,7 +60,7 @@ def problems(args: Namespace) -> list[str]:
         (["--resume_from_checkpoint", "latest", "--output_dir", "none"], ["latest found no checkpoint"]),
         (["--resume_from_checkpoint", LONG_NAME, "--id2label", LONG_NAME], ["not a folder of", "is not a file"]),
         (["--total_train_batch_size", 9, "--per_device_train_batch_size", 2], ["total_train_batch_size"]),
-        (["--total_train_batch_size", 1], ["per_device_train_batch_size"]),
+        (["--decode_head", "upernet", "--total_train_batch_size", 1], ["per_device_train_batch_size"]),
     ],
 )
 def test_all_problems_are_reported_at_once(parse, arguments, expected):

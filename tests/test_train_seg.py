@@ -126,7 +126,7 @@ def test_printed_lines_use_the_model(runs, monkeypatch):
 
 
 def test_two_processes_train(monkeypatch, runs, boxes):
-    arguments = ("--dataset", boxes, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "semantic_fpn")
+    arguments = ("--dataset", boxes, *TRAINING, "--model_name_or_path", "whole", "--decode_head", "upernet")
     arguments += ("--max_train_steps", 2, "--report_to", "tensorboard", "--output_dir", "parallel")
     arguments += ("--gradient_checkpointing",)
     output = finish(launch_training(*arguments, num_processes=2, cwd=runs))

@@ -73,9 +73,10 @@ _UPERNET_160K = Recipe(
 )
 
 RECIPES = {
-    # Small enough for two CPU cores; goes with the generated dataset "scenes".
+    # Small enough for two CPU cores; goes with the generated dataset "scenes". Of all heads, this one gets farthest in
+    # the same time.
     "scenes": Recipe(
-        decode_head="upernet",
+        decode_head="semantic_fpn",
         learning_rate=4e-3,
         weight_decay=0.01,
         no_decay=("norm",),
