@@ -56,8 +56,9 @@ def describe(model: VanPreTrainedModel) -> str:
     name = f"VAN-{size.upper()}" if size else "VAN of a size that was not published"
     if isinstance(model, VanForSemanticSegmentation):
         auxiliary = " and its auxiliary head" if model.auxiliary_head is not None else ""
-        rank = f" of rank {config.ham_rank} (no tensor tells it)" if hasattr(model.decode_head, "hamburger") else ""
-        name += f" with {DECODE_HEADS[config.decode_head].name}{rank}{auxiliary}"
+        head = DECODE_HEADS[config.decode_head]
+        rank = f" of rank {config.ham_rank} (no tensor tells it)" if head.has_hamburger else ""
+        name += f" with {head.name}{rank}{auxiliary}"
     elif isinstance(model, VanForImageClassification):
         name += ", classifier"
     else:

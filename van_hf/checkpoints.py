@@ -273,7 +273,7 @@ def infer_config(state_dict: Mapping[str, torch.Tensor], ham_rank: int | None = 
         fields |= _infer_heads(state_dict)
         head = DECODE_HEADS[fields["decode_head"]]
         fields |= {"strides": list(head.strides), "layer_norm_eps": head.layer_norm_eps}
-        if "ham_hidden_size" in fields:
+        if head.has_hamburger:
             default_rank = 16 if fields["ham_hidden_size"] == 256 else 64
             fields["ham_rank"] = default_rank if ham_rank is None else ham_rank
         size = published_size(fields["hidden_sizes"], fields["depths"])

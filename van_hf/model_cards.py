@@ -21,7 +21,6 @@ from .privacy import public_json
 from .released_checkpoints import (
     ADE20K,
     CLASSIFICATION_URL,
-    HAM_HEADS,
     HUB_CLASSIFIERS,
     RELEASED_CHECKPOINTS,
     DataSet,
@@ -140,7 +139,7 @@ class CardFacts:
     @property
     def has_hamburger(self) -> bool:
         """Whether the decode head factorizes a map from bases, which the authors draw at random at every call."""
-        return self.segments and self.config.decode_head in HAM_HEADS
+        return self.segments and DECODE_HEADS[self.config.decode_head].has_hamburger
 
     @property
     def label_size(self) -> str | None:
@@ -343,7 +342,7 @@ def _architecture(config: VanConfig, segments: bool) -> dict[str, Any]:
         "decode_head": config.decode_head if segments else None,
         "num_labels": config.num_labels,
     }
-    if found["decode_head"] in HAM_HEADS:
+    if segments and DECODE_HEADS[config.decode_head].has_hamburger:
         found |= {"ham_hidden_size": config.ham_hidden_size, "ham_rank": config.ham_rank}
     return found
 

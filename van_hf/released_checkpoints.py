@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from .data import ade20k
 from .files import read_json
 from .inference import RATIOS, Protocol
-from .model.configuration_van import VAN_SIZES, VanConfig
+from .model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
 
 SEGMENTATION_URL = "https://github.com/Visual-Attention-Network/VAN-Segmentation"
 # Where Light-Ham and HamNet were published; later commits list them no more.
 HAM_URL = f"{SEGMENTATION_URL}/tree/2573491c4da4ad0691039a1b41a3d743fa5ed1e0"
 CLASSIFICATION_URL = "https://github.com/Visual-Attention-Network/VAN-Classification"
 # The decode heads of the one publication.
-HAM_HEADS = ("light_ham", "ham")
+HAM_HEADS = tuple(name for name, head in DECODE_HEADS.items() if head.has_hamburger)
 # The authors' classifiers on the Hub, in transformers 4's format, which van_hf loads as it is.
 HUB_CLASSIFIERS = {
     "b0": "Visual-Attention-Network/van-tiny",

@@ -25,6 +25,7 @@ class DecodeHead(NamedTuple):
         strides: of the stages' patch embeddings.
         layer_norm_eps: epsilon of the stages' LayerNorm.
         has_auxiliary_head: whether there is an auxiliary FCN head in training.
+        has_hamburger: whether the head factorizes a map; its layers then have group normalization.
     """
 
     name: str
@@ -32,15 +33,18 @@ class DecodeHead(NamedTuple):
     strides: tuple[int, ...] = (4, 2, 2, 2)
     layer_norm_eps: float = 1e-5
     has_auxiliary_head: bool = False
+    has_hamburger: bool = False
 
 
 DECODE_HEADS = {
     "upernet": DecodeHead("UperNet", has_auxiliary_head=True),
     "semantic_fpn": DecodeHead("Semantic FPN"),
-    "light_ham": DecodeHead("Light-Ham", logits_stage=1, layer_norm_eps=1e-6),
-    "ham": DecodeHead("HamNet", logits_stage=-1, strides=(4, 2, 1, 1), layer_norm_eps=1e-6, has_auxiliary_head=True),
+    "light_ham": DecodeHead("Light-Ham", logits_stage=1, layer_norm_eps=1e-6, has_hamburger=True),
+    "ham": DecodeHead(
+        "HamNet", -1, strides=(4, 2, 1, 1), layer_norm_eps=1e-6, has_auxiliary_head=True, has_hamburger=True
+    ),
 }
-GROUP_NORM_GROUPS = 32  # of the layers of Light-Ham and HamNet
+GROUP_NORM_GROUPS = 32
 
 # The published sizes. Stochastic depth is what each head's training configuration sets; where a size was never trained
 # with a head, it is UperNet's or, for HamNet, Light-Ham's.
@@ -296,14 +300,16 @@ class VanConfig(BackboneConfigMixin, PreTrainedConfig):
             self._validate_palette()
 
     def _validate_group_norms(self):
-        names = {"light_ham": ["ham_hidden_size", "decoder_hidden_size"]}
-        names["ham"] = names["light_ham"] + ["auxiliary_hidden_size"] * self.use_auxiliary_head
-        for name in names.get(self.decode_head, []):
+        head = DECODE_HEADS[self.decode_head]
+        names = ["ham_hidden_size", "decoder_hidden_size"] if head.has_hamburger else []
+        if head.has_hamburger and head.has_auxiliary_head and self.use_auxiliary_head:
+            names.append("auxiliary_hidden_size")
+        for name in names:
             value = getattr(self, name)
             if value is not None and value % GROUP_NORM_GROUPS != 0:
                 raise ValueError(
                     f"{name} must be a multiple of {GROUP_NORM_GROUPS}, the groups of the group normalizations of "
-                    f"{DECODE_HEADS[self.decode_head].name}, got {value}"
+                    f"{head.name}, got {value}"
                 )
 
     def _validate_palette(self):

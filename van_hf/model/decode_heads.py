@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_van import GROUP_NORM_GROUPS, VanConfig
+from .configuration_van import DECODE_HEADS, GROUP_NORM_GROUPS, VanConfig
 from .convolutions import channels_first, conv2d, conv2d_over_upsampled
 from .custom_operators import is_exporting
 from .interpolation import resize_to
@@ -33,12 +33,14 @@ class Conv(nn.Conv2d):
 
 
 class ConvLayers(nn.Module):
-    """A convolution without bias that keeps the size, a normalization, which a subclass adds, and ReLU.
+    """A convolution without bias that keeps the size, a normalization, and ReLU. A subclass adds the normalization,
+    under the name that checkpoints have for it.
 
     With gradient checkpointing all but the output of a larger convolution than 1x1, which takes the most time, is
     computed anew in the backward pass.
     """
 
+    norm_name: str
     gradient_checkpointing = False  # transformers sets it, and `_gradient_checkpointing_func` with it
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
@@ -49,8 +51,8 @@ class ConvLayers(nn.Module):
 
     @property
     def norm(self) -> nn.Module:
-        """The normalization."""
-        raise NotImplementedError
+        """The normalization; an `nn.Identity` once it is folded into the convolution."""
+        return getattr(self, self.norm_name)
 
     def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         maps = [features] if isinstance(features, torch.Tensor) else features
@@ -76,15 +78,12 @@ class ConvLayers(nn.Module):
 class ConvModule(ConvLayers):
     """[`ConvLayers`] with batch normalization: mmcv's `ConvModule`."""
 
+    # The name matters: the recipes exempt what is called `norm` from weight decay, and these, as `gn`, are decayed.
+    norm_name = "bn"
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__(in_channels, out_channels, kernel_size)
-        # The name matters: the recipes exempt what is called `norm` from weight decay, and these are decayed.
         self.bn = nn.BatchNorm2d(out_channels)
-
-    @property
-    def norm(self) -> nn.Module:
-        """The normalization; an `nn.Identity` once it is folded into the convolution."""
-        return self.bn
 
     def fuse(self):
         """Fold the normalization into the convolution, for inference; a second call does nothing."""
@@ -96,14 +95,11 @@ class ConvModule(ConvLayers):
 class GroupNormConvModule(ConvLayers):
     """[`ConvLayers`] with group normalization, which cannot be folded."""
 
+    norm_name = "gn"
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__(in_channels, out_channels, kernel_size)
-        self.gn = nn.GroupNorm(GROUP_NORM_GROUPS, out_channels)  # decayed, as `bn`
-
-    @property
-    def norm(self) -> nn.Module:
-        """The normalization."""
-        return self.gn
+        self.gn = nn.GroupNorm(GROUP_NORM_GROUPS, out_channels)
 
 
 class PyramidConv(Conv):
@@ -287,8 +283,7 @@ class Hamburger(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return a map of the shape of `features`, (batch, channels, height, width)."""
         matrix = F.relu(self.ham_in(features), inplace=True)
-        device = features.device.type
-        with maybe_autocast(device, enabled=False):
+        with maybe_autocast(features.device.type, enabled=False):
             coefficients, bases = self.factorize(matrix)
         if features.dtype != coefficients.dtype:
             # Only the factors' product is of the map's range; half precision has no room for what each may reach.
@@ -386,7 +381,7 @@ class FcnHead(nn.Module):
     def __init__(self, config: VanConfig, in_channels: list[int]):
         super().__init__()
         channels = config.auxiliary_hidden_size
-        conv_module = GroupNormConvModule if config.decode_head == "ham" else ConvModule
+        conv_module = GroupNormConvModule if DECODE_HEADS[config.decode_head].has_hamburger else ConvModule
         self.convs = nn.Sequential(conv_module(in_channels[-2], channels, kernel_size=3))
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
         self.classifier = Classifier(channels, config.num_labels, kernel_size=1)
