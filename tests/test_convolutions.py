@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from van_hf import VanConfig
+from van_hf.model import convolutions
 from van_hf.model.convolutions import (
     conv2d,
     conv2d_over_upsampled,
@@ -14,8 +16,10 @@ from van_hf.model.convolutions import (
     conv2d_reference,
     depthwise_conv2d,
     depthwise_conv2d_reference,
+    in_bands,
     use_forms,
 )
+from van_hf.model.modeling_van import VanMlpLayer
 from van_hf.model.winograd import _winograd_conv2d
 
 
@@ -122,6 +126,43 @@ def test_convolution_over_upsampled_maps_neither_copies_nor_keeps_its_largest_ma
     peak = max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
     output, mixed, tall = (4 * 8 * 16 * numbers for numbers in (32 * 32, 9 * 16 * 16, 3 * 16 * 32))
     assert peak < output + mixed + tall + output  # so that at no time there are all and the upsampled output
+
+
+# Heights that the bands divide and do not; two pictures fit a band together, one does, none does.
+@pytest.mark.parametrize("size", [(2, 4, 8), (3, 8, 8), (1, 32, 8), (2, 33, 8), (1, 35, 100)])
+def test_layers_in_bands_of_rows(size, monkeypatch):
+    monkeypatch.setattr(convolutions, "BAND_BYTES", 4 * 6 * 8 * 8)  # 8 rows of 8 pixels
+    features, weight, bias = torch.randn(size[0], 6, *size[1:]), torch.randn(6, 1, 5, 5), torch.randn(6)
+    heights = []
+
+    def spatial(maps):
+        return depthwise_conv2d(maps, weight, bias)
+
+    def pointwise(maps):
+        heights.append(maps.shape[-2])
+        return torch.relu(maps)
+
+    with torch.no_grad():
+        output = in_bands(spatial, pointwise, features, widest=6, reach=2)
+    torch.testing.assert_close(output, torch.relu(spatial(features)))
+    assert max(heights) <= max(8, 8 * 2) and sum(heights) == size[1] * (size[0] if size != (2, 4, 8) else 1)
+
+
+def test_a_layer_with_a_hook_or_a_gradient_or_dropout_sees_whole_maps(monkeypatch):
+    monkeypatch.setattr(convolutions, "BAND_BYTES", 1)
+    layer = VanMlpLayer(VanConfig(), hidden_size=4, mlp_ratio=2).eval()
+    features, heights, convolve = torch.randn(1, 4, 20, 5), [], layer.depth_wise.forward
+    layer.depth_wise.forward = lambda maps: heights.append(maps.shape[2]) or convolve(maps)
+    expected = layer(features)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(features), expected)
+    assert len(heights) == 4 and heights[0] == 20 > max(heights[1:])
+    del heights[:]
+    with torch.no_grad():
+        with layer.out_dense.register_forward_hook(lambda *_: None):
+            layer(features)
+        layer.train()(features)
+    assert heights == [20, 20]
 
 
 def test_gradcheck_of_convolutions():

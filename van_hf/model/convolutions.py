@@ -48,7 +48,7 @@ def _is_fast(operation: str, features: torch.Tensor, pays: Callable[[], bool] = 
     """Return whether an operation runs in its fast form: the one place where that is decided.
 
     Args:
-        operation: "upsampled", "winograd", "phases", "layout" or "triton".
+        operation: "upsampled", "winograd", "phases", "bands", "layout" or "triton".
         features: its input.
         pays: returns whether the fast form is faster for these sizes on the CPU, as measured. It is not called while
             exporting, where a comparison of sizes would tie the program to the answer.
@@ -64,6 +64,9 @@ def _is_fast(operation: str, features: torch.Tensor, pays: Callable[[], bool] = 
         return _forms == "fast" and can_run_triton(features)  # never measured on a GPU
     if features.device.type != "cpu":
         return False
+    if operation == "bands":
+        # A gradient would need what lies between the layers; a compiler fuses the layers in its own way.
+        return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if operation == "winograd":
         # Its transforms lose two digits, more than half precision has to give.
         full_precision = features.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
@@ -123,6 +126,48 @@ def depthwise_conv2d_reference(
     """[`depthwise_conv2d`] as torch has it."""
     padding = dilation * (weight.shape[-1] // 2)
     return F.conv2d(features, weight, bias, padding=padding, dilation=dilation, groups=features.shape[1])
+
+
+BAND_BYTES = 8 * 2**20  # of the widest map; larger maps leave the processor's cache between two layers, as measured
+
+
+def in_bands(
+    spatial: Callable[[torch.Tensor], torch.Tensor],
+    pointwise: Callable[[torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    widest: int,
+    reach: int = 1,
+) -> torch.Tensor:
+    """`pointwise(spatial(features))`, at inference a band of rows at a time: so large maps between the layers are
+    never whole in memory, which takes less of it and less time.
+
+    Args:
+        spatial: layers that keep a map's size, in which a row depends on `reach` rows on either side. They pad with
+            zeros.
+        pointwise: layers that keep a map's size, in which a pixel depends on no other.
+        features: (batch, channels, height, width), any floating dtype.
+        widest: number of channels of the widest map between the layers.
+        reach: in rows.
+
+    Returns:
+        (batch, out_channels, height, width).
+    """
+    batch, _, height, width = features.shape
+    row_bytes = width * widest * features.element_size()
+    if not _is_fast("bands", features) or batch * height * row_bytes <= BAND_BYTES:
+        return pointwise(spatial(features))
+    if batch > 1:
+        pictures = max(BAND_BYTES // (height * row_bytes), 1)
+        return torch.cat([in_bands(spatial, pointwise, part, widest, reach) for part in features.split(pictures)])
+    # Rows beside a band are computed twice: a band of very wide rows has eight times as many all the same.
+    num_bands = -(-height // max(BAND_BYTES // row_bytes, 8 * reach))
+    rows = -(-height // num_bands)
+    bands = []
+    for start in range(0, height, rows):
+        above = min(start, reach)
+        band = spatial(features[:, :, start - above : start + rows + reach])
+        bands.append(pointwise(band[:, :, above : above + rows]))
+    return torch.cat(bands, dim=2)
 
 
 def conv2d(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

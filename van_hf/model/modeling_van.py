@@ -29,7 +29,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_van import DECODE_HEADS, VanConfig
-from .convolutions import channels_last, depthwise_conv2d
+from .convolutions import channels_last, depthwise_conv2d, in_bands
 from .custom_operators import is_transformed
 from .decode_heads import DECODE_HEAD_CLASSES, Classifier, ConvModule, FcnHead, Hamburger, PyramidConv
 from .normalization import normalize
@@ -95,16 +95,24 @@ class VanMlpLayer(nn.Module):
 
     def __init__(self, config: VanConfig, hidden_size: int, mlp_ratio: int):
         super().__init__()
-        inner_size = hidden_size * mlp_ratio
-        self.in_dense = nn.Conv2d(hidden_size, inner_size, kernel_size=1)
-        self.depth_wise = VanDepthwiseConv.of_size(inner_size, kernel_size=3)
+        self.inner_size = hidden_size * mlp_ratio
+        self.in_dense = nn.Conv2d(hidden_size, self.inner_size, kernel_size=1)
+        self.depth_wise = VanDepthwiseConv.of_size(self.inner_size, kernel_size=3)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.dropout_rate)
-        self.out_dense = nn.Conv2d(inner_size, hidden_size, kernel_size=1)
+        self.out_dense = nn.Conv2d(self.inner_size, hidden_size, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.activation(self.depth_wise(self.in_dense(hidden_states)))
-        return self.dropout(self.out_dense(self.dropout(hidden_states)))
+        # Hooks are to see whole maps, dropout draws for whole maps.
+        if self.training or any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.modules()):
+            return self._reduced(self._expanded(hidden_states))
+        return in_bands(self._expanded, self._reduced, hidden_states, widest=self.inner_size)
+
+    def _expanded(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.depth_wise(self.in_dense(hidden_states))
+
+    def _reduced(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.out_dense(self.dropout(self.activation(hidden_states))))
 
 
 class VanLargeKernelAttention(nn.Module):
@@ -147,14 +155,14 @@ class VanSpatialAttentionLayer(nn.Module):
 
 
 class VanLayerScaling(nn.Module):
-    """A learnt factor per channel of (batch, channels, height, width)."""
+    """The sum of two maps (batch, channels, height, width), the second one times a learnt factor per channel."""
 
     def __init__(self, config: VanConfig, hidden_size: int):
         super().__init__()
         self.weight = nn.Parameter(torch.full((hidden_size,), float(config.layer_scale_init_value)))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.weight[:, None, None] * hidden_states
+    def forward(self, residual: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(residual, self.weight[:, None, None], hidden_states)
 
 
 class VanLayer(GradientCheckpointingLayer):
@@ -172,9 +180,9 @@ class VanLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         attended = self.attention(normalize(self.pre_normomalization, hidden_states))
-        hidden_states = hidden_states + self.drop_path(self.attention_scaling(attended))
+        hidden_states = self.attention_scaling(hidden_states, self.drop_path(attended))
         transformed = self.mlp(normalize(self.post_normalization, hidden_states))
-        return hidden_states + self.drop_path(self.mlp_scaling(transformed))
+        return self.mlp_scaling(hidden_states, self.drop_path(transformed))
 
 
 FUSED_CANNOT_BE_SAVED = "a fused model cannot be saved: its weights fit no other model. Save it before fuse()."
