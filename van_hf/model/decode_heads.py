@@ -248,7 +248,7 @@ class Hamburger(nn.Module):
         self.ham_out = nn.Sequential()
         self.ham_out.add_module("conv", Conv(channels, channels, kernel_size=1, bias=False))
         self.ham_out.add_module("gn", nn.GroupNorm(GROUP_NORM_GROUPS, channels))
-        self.register_buffer("bases", self.fixed_bases(channels, config.ham_rank).to(torch.get_default_device()))
+        self.register_buffer("bases", self.fixed_bases(channels, config.ham_rank).to(torch.empty(0).device))
 
     @classmethod
     def fixed_bases(cls, channels: int, rank: int, seed: int = SEED) -> torch.Tensor:
