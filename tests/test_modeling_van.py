@@ -712,6 +712,11 @@ class HamSuite(SegmentationSuite):
         )
         super().test_all_forms_give_the_same_gradients(pixel_values, labels)
 
+    def check_export(self, model, pixel_values, **kwargs):
+        if torch.__version__ < "2.7":
+            pytest.skip("torch 2.6 cannot prove that pixels of a free height and width can be counted in one")
+        super().check_export(model, pixel_values, **kwargs)
+
     @pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 maps no group normalization over pictures")
     def test_mapped_over_pictures(self, model, pixel_values, labels):
         super().test_mapped_over_pictures(model, pixel_values, labels)
