@@ -284,6 +284,7 @@ def conv2d_over_upsampled_reference(
 def _shifted_interpolation(length: int, new_length: int, like: torch.Tensor) -> torch.Tensor:
     """Interpolation of a line, read a place before, at and a place after each new one: (3 * length, new_length)."""
     dtype = like.dtype if like.dtype == torch.float64 else torch.float32
-    impulses = torch.eye(length, dtype=dtype, device=like.device)[None]
-    padded = F.pad(F.interpolate(impulses, size=new_length, mode="linear")[0], (1, 1))
+    # Maps of one row: not all exporters interpolate lines.
+    impulses = torch.eye(length, dtype=dtype, device=like.device)[None, :, None]
+    padded = F.pad(resize_to(impulses, (1, new_length))[0, :, 0], (1, 1))
     return torch.cat([padded[:, shift : shift + new_length] for shift in range(3)]).to(like.dtype)
