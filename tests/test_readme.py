@@ -137,7 +137,7 @@ def test_python_blocks_run(trained, monkeypatch, capsys):
 
 def test_first_commands_run(trained, monkeypatch):
     monkeypatch.chdir(trained)
-    predict, _ = commands(blocks(READMES[0], "First steps")[-1])
+    predict, _ = commands(blocks(READMES[0], "First steps")[-2])
     script, arguments = script_and_arguments(predict)
     assert importlib.import_module(Path(script).stem).main([*arguments, "--device", "cpu"]) == 0
     assert (trained / "predictions" / "overlays" / "example.png").is_file()
