@@ -73,6 +73,9 @@ def test_what_cannot_be_exported(monkeypatch):
     model = random_model(tiny_config("semantic_fpn"))
     with pytest.raises(ValueError, match=r"33 to 4096 pixels, got \(32, 96\)"):
         export_model(model, "torch_export", (32, 96))
+    monkeypatch.setattr(type(model.decode_head), "forward", lambda self, features: features[0].nonsense())
+    with pytest.raises(ValueError, match=r"cannot be exported to torch_export: .*nonsense"):
+        export_model(model, "torch_export", (64, 96))
     monkeypatch.setattr(exports, "find_spec", lambda package: None if package == "openvino" else True)
     with pytest.raises(ValueError, match=r'openvino needs openvino, .*pip install -e "\.\[export\]"'):
         check_packages("openvino")

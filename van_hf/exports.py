@@ -90,7 +90,7 @@ def export_model(model: VanForSemanticSegmentation, name: str, size: tuple[int, 
             (batch, channels, height, width) of any batch, and sides of 33 to 4096 pixels.
 
     Raises:
-        ValueError: packages are missing, or a side is not of 33 to 4096 pixels.
+        ValueError: packages are missing, a side is not of 33 to 4096 pixels, or the exporter fails.
     """
     check_packages(name)
     if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
@@ -105,7 +105,11 @@ def export_model(model: VanForSemanticSegmentation, name: str, size: tuple[int, 
         sides = {2: torch.export.Dim("height", min=MIN_SIDE, max=MAX_SIDE)}
         sides[3] = torch.export.Dim("width", min=MIN_SIDE, max=MAX_SIDE)
         config.dynamic_shapes = {"pixel_values": {0: torch.export.Dim("batch"), **sides}}
-    return getattr(exporters, format.exporter)().export(model, inputs, config)
+    try:
+        return getattr(exporters, format.exporter)().export(model, inputs, config)
+    except Exception as error:  # of many kinds, most of them thousands of lines long
+        reason = next(iter(str(error).splitlines()), "")[:500]
+        raise ValueError(f"the model cannot be exported to {name}: {type(error).__name__}: {reason}") from error
 
 
 def load_export(folder: Path, name: str) -> "ExportedModel":
