@@ -166,11 +166,11 @@ def test_inference_beside_others(here, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "VAN-B0 + semantic_fpn, 1 x 64 x 96, float32" in shown and "over Segformer-B0" in shown
 
-    arguments += ("--compare", "upernet_convnext_tiny", "--dtype", "bfloat16")
+    # The random model is as good as unstable in bfloat16 on some pictures, such as that of 64x96.
+    arguments += ("--compare", "upernet_convnext_tiny", "--dtype", "bfloat16", "--width", 128)
     (table,) = run_json(tmp_path / "file.json", "inference", *arguments)["tables"]
     assert table["rows"][-1]["side"] == "UperNet + ConvNeXt-T"
-    # 98 % on average; one random model of this size in 24 is far more sensitive.
-    assert all(0.7 < row["agreement"] <= 1 for row in table["rows"][:-1])
+    assert all(0.9 < row["agreement"] <= 1 for row in table["rows"][:-1])
 
 
 def test_every_side_can_be_compiled(monkeypatch):
