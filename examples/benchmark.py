@@ -12,7 +12,18 @@ import os
 import sys
 
 import torch
-from benchmarks import complexity, heads, import_time, inference, loader, metric, plot, postprocess, training
+from benchmarks import (
+    complexity,
+    heads,
+    import_time,
+    inference,
+    loader,
+    metric,
+    plot,
+    postprocess,
+    throughput,
+    training,
+)
 from benchmarks.measuring import machine, write_json
 
 from van_hf.machine import use_huge_pages
@@ -23,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK", dest="benchmark")
     inference.add_command(commands)
     training.add_commands(commands)
-    for module in (heads, plot, postprocess, metric, loader, import_time, complexity):
+    for module in (throughput, heads, plot, postprocess, metric, loader, import_time, complexity):
         module.add_command(commands)
     args = parser.parse_args(argv)
     use_huge_pages()

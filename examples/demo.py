@@ -30,7 +30,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers.utils import cached_file
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
-from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict
+from van_hf.exports import ExportedSegmentationModel
+from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict, split_subfolder
 from van_hf.machine import use_huge_pages
 from van_hf.visualization import class_shares, legend_text, mask_image, palette_of
 
@@ -63,6 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--examples", nargs="+", default=[], metavar="FILE", help="pictures to try, besides the models'"
     )
     parser.add_argument("--device", help="such as cpu or cuda:1; a GPU by default where there is one")
+    parser.add_argument("--trust_pickle", action="store_true", help="run any code that a torch_export model holds")
     return parser.parse_args(argv)
 
 
@@ -70,7 +72,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 class Model:
     """A segmentation model, its image processor, and a picture to try it on if it brings one."""
 
-    model: VanForSemanticSegmentation
+    model: VanForSemanticSegmentation | ExportedSegmentationModel
     image_processor: VanImageProcessor
     example: str | None
 
@@ -85,8 +87,8 @@ class Model:
         return Protocol("slide", crop_size=side, stride=2 * side // 3)
 
 
-def load_models(names: Sequence[str], device: str | None) -> dict[str, Model]:
-    """Load models by their names; raise a ValueError or an OSError if one of them cannot be used."""
+def load_models(names: Sequence[str], device: str | None, trust_pickle: bool = False) -> dict[str, Model]:
+    """Load models, or exports, by their names; raise a ValueError or an OSError if one of them cannot be used."""
     models = {}
     for name in names:
         if name == DEFAULT_MODEL and not Path(name).exists():
@@ -94,9 +96,13 @@ def load_models(names: Sequence[str], device: str | None) -> dict[str, Model]:
                 f"{DEFAULT_MODEL} is not there yet: `accelerate launch examples/train_seg.py` trains it in minutes;"
                 " or name another model with --model_name_or_path"
             )
-        model, image_processor = load_model(name, device)
-        example = cached_file(name, "example.png", _raise_exceptions_for_missing_entries=False)
-        models[name] = Model(model.fuse(), image_processor, example)
+        model, image_processor = load_model(name, device, trust_pickle)
+        if isinstance(model, VanForSemanticSegmentation):
+            model = model.fuse()
+        repository, subfolder = split_subfolder(name)
+        options = {"subfolder": subfolder, "_raise_exceptions_for_missing_entries": False}
+        example = cached_file(repository, "example.png", **options)
+        models[name] = Model(model, image_processor, example)
     return models
 
 
@@ -321,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     use_huge_pages()
     try:
-        models = load_models(args.model_name_or_path, args.device)
+        models = load_models(args.model_name_or_path, args.device, args.trust_pickle)
     except (ValueError, OSError) as error:
         print("error:", *str(error).splitlines(), file=sys.stderr)
         return 2

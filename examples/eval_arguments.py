@@ -22,7 +22,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add_data_arguments(parser)
     protocol = parser.add_argument_group("model and protocol")
     protocol.add_argument("--model_name_or_path", type=expand_user, default=DEFAULT_MODEL,
-                          help="a trained segmentation model")  # fmt: skip
+                          help="a trained segmentation model, or the folder of an export")  # fmt: skip
+    protocol.add_argument("--trust_pickle", action="store_true", help="run any code that a torch_export model holds")
     protocol.add_argument("--mode", default="whole", help="whole pictures at once, or slide: window by window")
     protocol.add_argument("--crop_size", type=int, help="side of the windows in pixels; 512 by default")
     protocol.add_argument("--stride", type=int, help="step between windows; two thirds of --crop_size by default")

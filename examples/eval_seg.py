@@ -58,8 +58,9 @@ from van_hf.evaluation import (
     load_trained,
     read_validation_example,
 )
+from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import named_file, read_json, write_json, write_whole
-from van_hf.inference import DTYPES, digest_of_weights, load_config, predict
+from van_hf.inference import DTYPES, Protocol, digest_of_weights, load_config, predict
 from van_hf.machine import use_huge_pages
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
 from van_hf.visualization import plot_confusion_matrix, plot_predictions
@@ -82,7 +83,7 @@ class Evaluation:
 
     args: argparse.Namespace
     dataset: SegmentationDataset
-    model: VanForSemanticSegmentation
+    model: VanForSemanticSegmentation | ExportedSegmentationModel
     image_processor: VanImageProcessor
     accelerator: Accelerator
 
@@ -116,7 +117,8 @@ class Evaluation:
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         """Return the label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
         dtype = DTYPES[self.accelerator.mixed_precision]
-        return predict(self.model, self.image_processor, image, resolve_protocol(self.args), dtype)
+        labels = predict(self.model, self.image_processor, image, resolve_protocol(self.args), dtype)
+        return labels.to(self.accelerator.device)  # an export runs where its runtime does
 
     def digests(self) -> list[str]:
         """Return a digest of each validation example's files as they are now; the fingerprint covers but their names.
@@ -142,10 +144,32 @@ def create_evaluation(args: argparse.Namespace, state: PartialState) -> Evaluati
     """Load data and model; where that fails, the script ends. For all processes to call."""
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
-    load_model = partial(load_trained, args.model_name_or_path, dataset)
+    load_model = partial(load_trained, args.model_name_or_path, dataset, args.trust_pickle)
     model, image_processor = load_or_stop(load_model, "--model_name_or_path", state)
+    if isinstance(model, ExportedSegmentationModel):
+        stop_at_problems(find_export_problems(args, model), state)
     model.to(accelerator.device, memory_format=torch.channels_last).eval()
     return Evaluation(args, dataset, model, image_processor, accelerator)
+
+
+def find_export_problems(args: argparse.Namespace, model: ExportedSegmentationModel) -> list[str]:
+    """What an export cannot do, which the first picture would fail by."""
+    protocol, info, name = resolve_protocol(args), model.info, args.model_name_or_path
+    problems = []
+    if mixed_precision(args) != "no":
+        problems.append(f"--mixed_precision: {name} computes in its own precision, {info.precision}")
+    if info.label_maps and protocol != Protocol():
+        problems.append(
+            f"--mode slide, --multi_scale and --flip average scores, and {name} returns label maps; export it without"
+            " --label_maps"
+        )
+    windows = (protocol.crop_size, protocol.crop_size) if protocol.mode == "slide" else None
+    if info.size is not None and (args.multi_scale or windows not in (None, tuple(info.size))):
+        problems.append(
+            f"--multi_scale and --mode slide: {name} takes pictures of {info.size[0]}x{info.size[1]} pixels alone;"
+            " export it without --size"
+        )
+    return problems
 
 
 def load_hub_metric() -> evaluate.Metric:
@@ -286,7 +310,7 @@ def describe_results(evaluation: Evaluation, settings: dict, scores: dict, pictu
             "name": args.model_name_or_path,
             "weights": settings["weights"],
             "decode_head": model.config.decode_head,
-            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            **describe_runtime(model),
         },
         "best_pictures": pictures[:NUM_PICTURES_SHOWN],
         "worst_pictures": pictures[::-1][:NUM_PICTURES_SHOWN],
@@ -296,6 +320,13 @@ def describe_results(evaluation: Evaluation, settings: dict, scores: dict, pictu
         "versions": {"python": platform.python_version(), "van_hf": __version__}
         | {name: version(name) for name in packages},
     }
+
+
+def describe_runtime(model: VanForSemanticSegmentation | ExportedSegmentationModel) -> dict:
+    """Return what runs the model: for an export, what it was made of; else the number of its parameters."""
+    if isinstance(model, ExportedSegmentationModel):
+        return {"runtime": model.info.format, "precision": model.info.precision, "export": asdict(model.info)}
+    return {"runtime": "torch", "num_parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
 def write_rows(rows: list[dict], path: Path) -> None:

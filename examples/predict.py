@@ -23,6 +23,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
+from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import claim_folder, write_json, write_whole
 from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict
 from van_hf.machine import use_huge_pages
@@ -35,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="a folder, or a model of the Hub")
+    parser.add_argument("model", metavar="MODEL", help="a folder, of an export too, or a model of the Hub")
     parser.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", type=Path)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that are there already")
@@ -53,11 +54,27 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--multi_scale", action="store_true", help=f"average over {len(RATIOS)} sizes of each picture")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--device", help="such as cpu or cuda:1; a GPU by default where there is one")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the model computes in")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="what the model computes in; an export has its own"
+    )
+    parser.add_argument("--trust_pickle", action="store_true", help="run any code that a torch_export model holds")
     args = parser.parse_args(argv)
     if not 0 <= args.alpha <= 1:
         parser.error(f"--alpha must be 0 to 1, got {args.alpha}")
     return args
+
+
+def check_export_arguments(model: ExportedSegmentationModel, args: argparse.Namespace) -> None:
+    """Raise a ValueError where an export cannot do what was asked for, which each picture would fail by."""
+    if args.dtype != "float32":
+        raise ValueError(f"--dtype: {args.model} computes in its own precision, {model.info.precision}")
+    if (args.multi_scale or args.flip) and model.info.label_maps:
+        raise ValueError(
+            f"--multi_scale and --flip average scores, and {args.model} returns label maps; export it without"
+            " --label_maps"
+        )
+    if args.multi_scale and model.info.size is not None:
+        raise ValueError(f"--multi_scale: {args.model} takes pictures of one size alone; export it without --size")
 
 
 def find_images(sources: Sequence[Path], recursive: bool, output_dir: Path) -> dict[Path, Path]:
@@ -154,7 +171,7 @@ def write_output(
 
 
 def predict_picture(
-    model: VanForSemanticSegmentation,
+    model: VanForSemanticSegmentation | ExportedSegmentationModel,
     image_processor: VanImageProcessor,
     name: Path,
     source: Path,
@@ -182,7 +199,7 @@ def predict_picture(
 
 
 def predict_pictures(
-    model: VanForSemanticSegmentation,
+    model: VanForSemanticSegmentation | ExportedSegmentationModel,
     image_processor: VanImageProcessor,
     images: dict[Path, Path],
     args: argparse.Namespace,
@@ -206,7 +223,9 @@ def main(argv: list[str] | None = None) -> int:
         check_outputs(images, args.output_dir, args.save, args.overwrite)
         with suppress(BlockingIOError), claim_folder(args.output_dir):
             pass  # it can be made and written to; the pictures of several runs may go there
-        model, image_processor = load_model(args.model, args.device)
+        model, image_processor = load_model(args.model, args.device, args.trust_pickle)
+        if isinstance(model, ExportedSegmentationModel):
+            check_export_arguments(model, args)
     except (ValueError, OSError) as error:
         print("error:", *as_text(error).splitlines(), file=sys.stderr)
         return 2

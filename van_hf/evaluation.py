@@ -16,25 +16,45 @@ from tqdm.auto import tqdm
 
 from .data import SegmentationDataset, read_example
 from .data.label_names import unique_names
+from .exports import ExportedSegmentationModel
 from .inference import load_model
 from .machine import cores_per_process
 from .metrics.mean_iou.mean_iou import confusion_matrix, scores_from_confusion_matrix
+from .model.configuration_van import VanConfig
 from .model.image_processing_van import VanImageProcessor
 from .model.modeling_van import VanForSemanticSegmentation
 
 MAX_THREADS = 8
 
 
-def load_trained(path: str, dataset: SegmentationDataset) -> tuple[VanForSemanticSegmentation, VanImageProcessor]:
-    """Return a model to evaluate on a dataset, and its image processor; see [`load_model`].
+def load_trained(
+    path: str, dataset: SegmentationDataset, trust_pickle: bool = False
+) -> tuple[VanForSemanticSegmentation | ExportedSegmentationModel, VanImageProcessor]:
+    """Return a model, or an export, to evaluate on a dataset, on the CPU, and its image processor; see [`load_model`].
 
     Raises:
         ValueError: the model has another number of labels than the dataset.
     """
-    model, image_processor = load_model(path, device="cpu")
-    if model.config.num_labels != dataset.num_labels:
-        raise ValueError(f"{path} has {model.config.num_labels} labels, dataset {dataset.name} {dataset.num_labels}")
+    model, image_processor = load_model(path, device="cpu", trust_pickle=trust_pickle)
+    check_num_labels(path, model.config, dataset)
     return model, image_processor
+
+
+def check_num_labels(path: str, config: VanConfig, dataset: SegmentationDataset) -> None:
+    """Raise a ValueError where a model has another number of labels than a dataset."""
+    if config.num_labels != dataset.num_labels:
+        raise ValueError(f"{path} has {config.num_labels} labels, dataset {dataset.name} {dataset.num_labels}")
+
+
+def check_labels(path: str, config: VanConfig, dataset: SegmentationDataset) -> None:
+    """Raise a ValueError where a model has other labels than a dataset."""
+    check_num_labels(path, config, dataset)
+    for idx, label in dataset.id2label.items():
+        if config.id2label[idx] != label:
+            raise ValueError(
+                f"label {idx} of {path} is {config.id2label[idx]!r}, of dataset {dataset.name} {label!r}: it must be a"
+                " dataset with the model's labels; --id2label gives it other names"
+            )
 
 
 def read_validation_example(dataset: SegmentationDataset, idx: int) -> tuple[torch.Tensor, torch.Tensor]:

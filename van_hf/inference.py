@@ -9,6 +9,7 @@ block of pixels when it is asked for.
 
 import hashlib
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .exports import ExportedSegmentationModel, is_export
 from .model.configuration_van import VanConfig
 from .model.image_processing_van import VanImageProcessor
 from .model.interpolation import bilinear_taps, half_pixel_positions, resize_to
@@ -189,35 +191,57 @@ class MeanProbabilities(Scores):
 
 
 def load_model(
-    name_or_path: str, device: str | torch.device | None = None
-) -> tuple[VanForSemanticSegmentation, VanImageProcessor]:
-    """Load a trained segmentation model, in evaluation mode, and its image processor.
+    name_or_path: str, device: str | torch.device | None = None, trust_pickle: bool = False
+) -> tuple[VanForSemanticSegmentation | ExportedSegmentationModel, VanImageProcessor]:
+    """Load a trained segmentation model, in evaluation mode, or an export of one, and its image processor.
 
     Weights of half precision are brought to float32: what to compute in is [`predict`]'s to choose.
 
     Args:
-        name_or_path: a folder, or a model of the Hub.
-        device: where the model goes, such as "cpu" or "cuda:1"; by default a GPU where there is one.
+        name_or_path: a folder, or a model of the Hub; OWNER/NAME/onnx is a folder of a model of the Hub.
+        device: where the model goes, such as "cpu" or "cuda:1"; by default a GPU where there is one, for an export
+            the CPU.
+        trust_pickle: run the code that an export of the format "torch_export" holds.
 
     Raises:
         ValueError: it is another kind of model, has no weights that fit parts of it, or its files are damaged; or
             there is no such device.
         OSError: it cannot be found.
     """
+    repository, subfolder = split_subfolder(name_or_path)
+    if is_export(repository, subfolder):
+        model = ExportedSegmentationModel.from_pretrained(
+            repository, subfolder, device=device or "cpu", trust_pickle=trust_pickle
+        )
+        return model, _load_image_processor(name_or_path)
     model, new = load_weights(name_or_path, load_config(name_or_path))
     if new:
         raise ValueError(
             f"{name_or_path} is no trained segmentation model: it has no weights for {', '.join(new)};"
             " examples/train_seg.py makes one from it"
         )
-    with _named(name_or_path, "preprocessor_config.json"):
-        image_processor = VanImageProcessor.from_pretrained(name_or_path)
-        image_processor(torch.zeros(3, 1, 1))  # parameters that make no sense fail only in use
+    image_processor = _load_image_processor(name_or_path)
     try:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {device} cannot be used: {error}") from error
     return model.eval(), image_processor
+
+
+def _load_image_processor(name_or_path: str) -> VanImageProcessor:
+    repository, subfolder = split_subfolder(name_or_path)
+    with _named(name_or_path, "preprocessor_config.json"):
+        image_processor = VanImageProcessor.from_pretrained(repository, subfolder=subfolder)
+        image_processor(torch.zeros(3, 1, 1))  # parameters that make no sense fail only in use
+    return image_processor
+
+
+def split_subfolder(name_or_path: str) -> tuple[str, str]:
+    """Return a folder, or a repository of the Hub, and the folder in it: ("someone/van", "onnx") for the three."""
+    parts = str(name_or_path).split("/")
+    if len(parts) < 3 or not all(parts) or parts[0] in (".", "..", "~") or os.path.exists(name_or_path):
+        return str(name_or_path), ""
+    return "/".join(parts[:2]), "/".join(parts[2:])
 
 
 def load_config(name_or_path: str) -> VanConfig:
@@ -230,14 +254,15 @@ def load_config(name_or_path: str) -> VanConfig:
         ValueError: it is another kind of model, or its config.json is damaged.
         OSError: it cannot be found.
     """
+    repository, subfolder = split_subfolder(name_or_path)
     with _named(name_or_path, "config.json"):
-        model_type = VanConfig.get_config_dict(name_or_path)[0].get("model_type")
+        model_type = VanConfig.get_config_dict(repository, subfolder=subfolder)[0].get("model_type")
     if model_type is None:
         raise ValueError(f"{name_or_path} has no config.json with a model_type; it must be 'van'")
     if model_type != VanConfig.model_type:
         raise ValueError(f"{name_or_path} is a model of the type {model_type!r}; it must be 'van'")
     with _named(name_or_path, "config.json"):
-        return VanConfig.from_pretrained(name_or_path)
+        return VanConfig.from_pretrained(repository, subfolder=subfolder)
 
 
 def load_weights(name_or_path: str, config: VanConfig) -> tuple[VanForSemanticSegmentation, list[str]]:
@@ -255,9 +280,11 @@ def load_weights(name_or_path: str, config: VanConfig) -> tuple[VanForSemanticSe
         ValueError: the weights are damaged, or do not fit the backbone.
         OSError: there are none.
     """
+    repository, subfolder = split_subfolder(name_or_path)
+    options = {"subfolder": subfolder, "ignore_mismatched_sizes": True, "output_loading_info": True}
     with _named(name_or_path, "weights"):
         model, info = VanForSemanticSegmentation.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            repository, config=config, dtype=torch.float32, **options
         )
     keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     return model, sorted({".".join(key.split(".")[:2]) for key in keys})
@@ -282,8 +309,10 @@ def _named(name_or_path: str, part: str) -> Iterator[None]:
         ) from error
 
 
-def digest_of_weights(model: VanForSemanticSegmentation) -> str:
-    """Return a digest of a model's weights, which no other weights have, in 32 characters."""
+def digest_of_weights(model: VanForSemanticSegmentation | ExportedSegmentationModel) -> str:
+    """Return a digest of a model's weights, or of an exported program, which no others have, in 32 characters."""
+    if isinstance(model, ExportedSegmentationModel):
+        return model.digest
     digest = hashlib.blake2b(digest_size=16)
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -322,7 +351,7 @@ class Protocol:
 
 @torch.inference_mode()
 def predict(
-    model: VanForSemanticSegmentation,
+    model: VanForSemanticSegmentation | ExportedSegmentationModel,
     image_processor: VanImageProcessor,
     image: torch.Tensor,
     protocol: Protocol = Protocol(),
@@ -336,11 +365,16 @@ def predict(
         image: uint8 (3, height, width).
         protocol: how to segment it.
         dtype: what the model computes in, by `torch.autocast` where it is not float32; a model whose weights are of
-            half precision computes in that.
+            half precision, or an export, computes in its own.
 
     Returns:
         The label of each pixel, int64 (height, width), on the model's device.
+
+    Raises:
+        ValueError: the model is an export that does not take what the protocol gives it, or `dtype` is not float32.
     """
+    if isinstance(model, ExportedSegmentationModel) and dtype != torch.float32:
+        raise ValueError(f"an export computes in its own precision, {model.info.precision}, and cannot in {dtype}")
     options = {"size": tuple(image.shape[-2:]), "argmax": True}
     if protocol.mode == "slide":
         options |= {"crop_size": protocol.crop_size, "stride": protocol.stride}
@@ -369,7 +403,14 @@ def whole_inference(
 
     Returns:
         Scores, float32 (batch, num_labels, height, width), or class ids, int64 (batch, height, width).
+
+    Raises:
+        ValueError: the model is an export with label maps, and scores were asked for.
     """
+    if argmax and isinstance(model, ExportedSegmentationModel) and model.info.label_maps:
+        labels = model(pixel_values).labels
+        size = size or tuple(labels.shape[-2:])
+        return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
     return _collect(_whole_scores(model, pixel_values), size, argmax)
 
 
@@ -474,6 +515,11 @@ def _processed_view(picture: torch.Tensor, ratio: float, image_processor) -> tor
 
 
 def _whole_scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> list[Scores]:
+    if isinstance(model, ExportedSegmentationModel) and model.info.label_maps:
+        raise ValueError(
+            "this export returns label maps, which cannot be averaged over windows, scales or mirror images: export"
+            " the model without --label_maps"
+        )
     size = tuple(pixel_values.shape[-2:])
     logits = model(pixel_values=pixel_values.to(model.dtype)).logits
     return [ResizedScores(LogitScores(of_picture), size) for of_picture in logits]

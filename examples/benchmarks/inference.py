@@ -1,10 +1,11 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Inference: van_hf beside the plain form of the same model, transformers' UperNet over it, and other models."""
+"""Inference: van_hf beside the plain form of the same model, transformers' UperNet over it, other models, exports."""
 
 import argparse
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf.exports import ExportedSegmentationModel, LabelMaps
+from van_hf.inference import load_model
 from van_hf.model.configuration_van import DECODE_HEADS
 
 from .complexity import complexity
@@ -42,6 +45,9 @@ def add_command(commands) -> None:
                         metavar="MODEL", help="other models to measure in turn with each: segformer, transformers' of "
                         "the same number (B0 to B3); upernet, VAN's in its plain form; upernet_convnext_tiny, "
                         "transformers' (segformer upernet)")  # fmt: skip
+    parser.add_argument("--exports", nargs="+", default=[], metavar="FOLDER", help="what export.py wrote, measured "
+                        "in turn with all others; with weights of their own")  # fmt: skip
+    parser.add_argument("--trust_pickle", action="store_true", help="run any code that a torch_export model holds")
     parser.add_argument("--height", type=integer_from(1), default=512, help="of the pictures in pixels")
     parser.add_argument("--width", type=integer_from(1), default=512, help="of the pictures in pixels")
     parser.add_argument("--batch_size", type=integer_from(1), default=1)
@@ -52,6 +58,13 @@ def add_command(commands) -> None:
 
 
 def benchmark_inference(args: argparse.Namespace) -> Iterator[Table]:
+    if args.exports and (args.device != "cpu" or args.dtype != "float32"):
+        raise SystemExit("error: --exports goes with --device cpu and --dtype float32")
+    try:
+        for folder in args.exports:
+            load_model(folder, trust_pickle=args.trust_pickle)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: --exports: {error}") from error
     for size in args.model_size:
         for head in args.decode_head:
             config = VanConfig.from_size(size, decode_head=head, num_labels=args.num_labels)
@@ -80,10 +93,19 @@ def side_title(name: str, size: str) -> str:
     return OTHER_MODELS[kind].name.format(size=size.upper()) + name.removeprefix(kind)
 
 
+def export_title(folder: str) -> str:
+    """Return what the table calls an export: its folder's name, runtime and precision."""
+    info = load_model(folder, trust_pickle=True)[0].info
+    return f"{Path(folder).name} ({info.format}, {info.precision})"
+
+
 def build_model(
     kind: str, size: str, weights: VanForSemanticSegmentation, dtype: torch.dtype, device: str
 ) -> nn.Module:
-    """Return a side's model with the weights of a float32 model, which is left unchanged; or another of its size."""
+    """Return a side's model: with the weights of a float32 model, which is left unchanged; another of its size; or an
+    export, whose folder is then the side's name, with as many threads as torch has."""
+    if kind not in KINDS and kind not in OTHER_MODELS:
+        return ExportedSegmentationModel.from_pretrained(kind, num_threads=torch.get_num_threads(), trust_pickle=True)
     if kind in OTHER_MODELS:
         model = OTHER_MODELS[kind].build(size, weights.config.num_labels)
     elif kind == "transformers":
@@ -102,8 +124,8 @@ def logits_function(name: str, model: nn.Module) -> Callable[[torch.Tensor], tor
 
     def logits(pixel_values: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), forms_of(name):
-            outputs: SemanticSegmenterOutput = forward(pixel_values)
-        return outputs.logits
+            outputs: SemanticSegmenterOutput | LabelMaps = forward(pixel_values)
+        return outputs[0]
 
     return logits
 
@@ -162,7 +184,7 @@ def compare_inference(
         shape: (batch, channels, height, width) of the pictures.
     """
     dtype, device = DTYPES[args.dtype], args.device
-    names = side_names(size, config.decode_head, args.compare, args.compile)
+    names = side_names(size, config.decode_head, args.compare, args.compile) + args.exports
     weights = random_model(config)
     pixel_values = random_pictures(shape, dtype, device)
     plain = build_model("plain", size, weights, torch.float32, device)
@@ -193,7 +215,7 @@ def compare_inference(
     baselines = [kind for kind in kinds if kind in BASELINES or kind in OTHER_MODELS]
     rows = [
         {
-            "side": side_title(name, size),
+            "side": export_title(name) if name in args.exports else side_title(name, size),
             "seconds": seconds[name],
             **{f"over {side_title(kind, size)}": seconds[kind] / seconds[name] for kind in baselines},
             **compared.get(name, {}),

@@ -1,0 +1,83 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import pytest
+import torch
+from benchmarks.models import random_model
+from conftest import tiny_config
+
+from van_hf.exports import export_model
+from van_hf.quantization import quantize_export
+
+pytest.importorskip("transformers.exporters", reason="exports need transformers 5.23")
+if torch.__version__ < "2.11":
+    pytest.skip("exports need torch 2.11", allow_module_level=True)
+
+
+def inputs() -> list[torch.Tensor]:
+    """Pictures of two sizes, as those of a data set are."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, 3, *size, generator=generator) for size in ((64, 96), (80, 64), (64, 96))]
+
+
+def constants(name: str, program) -> list[bytes]:
+    """The quantized weights, and the ranges of activations."""
+    if name == "onnx":
+        return [value.const_value.tobytes() for value in program.graph.initializers.values()]
+    return [op.data.tobytes() for op in program.get_ops() if op.get_type_name() == "Constant"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "decode_head"), [("onnx", "semantic_fpn"), ("openvino", "light_ham")])
+def test_int8(name, decode_head):
+    model = random_model(tiny_config(decode_head))
+    exported = export_model(model, name)
+    size = sum(map(len, constants(name, exported.program)))
+    quantize_export(exported, name, inputs())
+    again = export_model(model, name)
+    quantize_export(again, name, inputs())
+    assert sorted(constants(name, again.program)) == sorted(constants(name, exported.program))
+    assert sum(map(len, constants(name, exported.program))) < 0.6 * size
+
+    pixel_values = torch.cat([inputs()[0], inputs()[2]])
+    with torch.no_grad():
+        expected = model(pixel_values).logits
+    logits = exported(pixel_values=pixel_values)["logits"]
+    difference = (logits - expected).abs()
+    # Of random weights, which are the worst for it; trained models' labels agree to 98 %.
+    assert 0 < difference.mean() < 0.1 * expected.abs().max()
+    assert (logits.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.7
+
+
+@pytest.mark.slow
+def test_matrix_products_of_maps_stay_in_float():
+    exported = export_model(random_model(tiny_config("light_ham")), "openvino")
+    quantize_export(exported, "openvino", inputs())
+    kinds = {"MatMul": [], "Convolution": []}
+    for op in exported.program.get_ops():
+        if op.get_type_name() in kinds:
+            kinds[op.get_type_name()].append(op.input_value(0).get_node().get_type_name() == "FakeQuantize")
+    assert kinds["MatMul"] and not any(kinds["MatMul"])
+    assert sum(kinds["Convolution"]) > 0.5 * len(kinds["Convolution"])  # that of some comes through a reshaping
+
+
+def test_what_cannot_be_quantized(monkeypatch):
+    class Exported:
+        components = {"model": None}
+
+    with pytest.raises(ValueError, match="int8 is for onnx and openvino, not for torch_export"):
+        quantize_export(Exported(), "torch_export", [])
+    nncf = pytest.importorskip("nncf")
+
+    class Program:
+        get_ordered_ops = list
+
+    class Component:
+        program = Program
+
+    def fail(*_, **__):
+        raise RuntimeError("no luck\nand more")
+
+    monkeypatch.setattr(nncf, "quantize", fail)
+    Exported.components = {"model": Component()}
+    with pytest.raises(ValueError, match="the program cannot be quantized: RuntimeError: no luck$"):
+        quantize_export(Exported(), "openvino", [])
