@@ -9,10 +9,15 @@ an output folder of eval_seg.py the model is the one that was evaluated. The aut
 
 Figures and configurations name no path of this machine on the Hub: of each only the last part is sent.
 
+Exports of the model that export.py has written into folders of it, such as outputs/van-scenes/onnx, go along.
+
 With --space someone/van-scenes-demo the page of demo.py is released too, as a Space that loads the model from the Hub.
 Where the model is there already, the Space can go alone:
 
     python examples/push_to_hub.py --hub_model_id someone/van-scenes --space someone/van-scenes-demo
+
+With --static_space someone/van-scenes-page --page FOLDER a page that web_demo.py has written is released as a static
+Space: the model is in the page, and runs in the browser.
 
 The exit status is 0; 2 if the arguments or the files are wrong, in which case nothing was sent; 1 if the Hub could not
 be reached or refused. A release is never half there, and after a failure the same command sends what is missing.
@@ -36,6 +41,7 @@ from van_hf.hub import (
     check_access,
     check_name,
     collect_files,
+    collect_page,
     create_card,
     plain_errors,
     push,
@@ -54,6 +60,12 @@ from demo import main
 
 sys.exit(main(["--model_name_or_path", {model_id!r}]))
 """
+# With these, browsers let a page that has onnxruntime of its own run the model in several threads.
+PAGE_HEADERS = {
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "cross-origin",
+}
 SPACE_CARD = """\
 ---
 {metadata}
@@ -61,6 +73,14 @@ SPACE_CARD = """\
 
 Segments pictures with [{model_id}](https://huggingface.co/{model_id}), a Visual Attention Network. `van_hf/` is the
 package that has the model's classes.
+"""
+PAGE_CARD = """\
+---
+{metadata}
+---
+
+Segments pictures with [{model_id}](https://huggingface.co/{model_id}), a Visual Attention Network, in the browser: the
+pictures stay on your machine.
 """
 
 
@@ -78,6 +98,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="OWNER/NAME",
         help="a Space to show the model in; for a private model, give the Space a secret HF_TOKEN in its settings",
     )
+    parser.add_argument(
+        "--static_space",
+        metavar="OWNER/NAME",
+        help="a static Space for the page in --page; whoever sees the page can download the program in it",
+    )
+    parser.add_argument("--page", metavar="FOLDER", type=Path, help="folder that web_demo.py has written")
     parser.add_argument("--private", action="store_true", help="make new repositories visible to their owner only")
     parser.add_argument("--revision", metavar="BRANCH", help="branch of the model; made from main if it is missing")
     parser.add_argument("--commit_message", default="Upload model")
@@ -104,9 +130,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.released is not None and args.released not in RELEASED_CHECKPOINTS:
         parser.error(f"--released must be one of {', '.join(RELEASED_CHECKPOINTS)}, got {args.released!r}")
+    if (args.static_space is None) != (args.page is None):
+        parser.error("--static_space and --page are of use together only")
+    if args.space is not None and args.space == args.static_space:
+        parser.error(f"--space and --static_space must differ, got {args.space!r} for both")
     if args.source is None:
-        if args.space is None:
-            parser.error("name a checkpoint or a folder, or a --space for a model that is on the Hub")
+        if args.space is None and args.static_space is None:
+            parser.error(
+                "name a checkpoint or a folder, or a --space or --static_space for a model that is on the Hub"
+            )
         return args
     source = Path(args.source)
     if source.is_dir() and (args.id2label or args.trust_pickle):
@@ -183,6 +215,20 @@ def prepare_space(model_id: str, temporary: Path) -> tuple[dict[str, Path], str]
     return files, SPACE_CARD.format(metadata=metadata, model_id=model_id)
 
 
+def page_card(model_id: str, page: dict[str, Path]) -> str:
+    """Return the README.md of a static Space with the files of a page."""
+    has_runtime = any(name.startswith("onnxruntime/") for name in page)
+    metadata = SpaceCardData(
+        title=f"Segmentation with {model_id.split('/')[-1]}",
+        sdk="static",
+        app_file="index.html",
+        license="apache-2.0",
+        models=[model_id],
+        **({"custom_headers": PAGE_HEADERS} if has_runtime else {}),
+    )
+    return PAGE_CARD.format(metadata=metadata, model_id=model_id)
+
+
 def print_files(target: str, files: dict[str, Path | bytes], card: str | None, temporary: Path, origin: str) -> None:
     """Print what would be sent where, with sizes; `origin` says where the files in `temporary` come from."""
     rows = []
@@ -229,19 +275,33 @@ def release_model(args: argparse.Namespace, temporary: Path) -> None:
     print(release.describe())
 
 
-def release_space(args: argparse.Namespace, temporary: Path) -> None:
-    """Prepare the Space, and list or push it."""
-    files, card = prepare_space(args.hub_model_id, temporary)
+def release_space(
+    args: argparse.Namespace, space: str, sdk: str, files: dict[str, Path], card: str, temporary: Path
+) -> None:
+    """List or push a Space.
+
+    Args:
+        args: the command line.
+        space: its name.
+        sdk: "gradio" or "static".
+        files: by their names there.
+        card: text of its README.md.
+        temporary: where files are that were generated.
+
+    Raises:
+        ValueError: the model is not on the Hub.
+    """
     if args.dry_run:
-        print_files(f"the Space {args.space}", files, card, temporary, "generated")
+        print_files(f"the {'static ' if sdk == 'static' else ''}Space {space}", files, card, temporary, "generated")
         return
     with plain_errors(args.hub_model_id):
         if not HfApi().repo_exists(args.hub_model_id):
             raise ValueError(f"there is no model {args.hub_model_id} for the Space to show; name its folder too")
     release = push(
         files,
-        args.space,
+        space,
         repo_type="space",
+        space_sdk=sdk,
         card=card,
         private=args.private,
         commit_message="Upload page",
@@ -251,23 +311,28 @@ def release_space(args: argparse.Namespace, temporary: Path) -> None:
 
 
 def run(args: argparse.Namespace, temporary: Path) -> None:
-    """Release what the arguments ask for: the model first, because the Space loads it."""
-    for repo_id in (args.hub_model_id if args.source else None, args.space):
+    """Release what the arguments ask for: the model first, because the Spaces load or name it."""
+    page = collect_page(args.page) if args.page else None
+    for repo_id in (args.hub_model_id if args.source else None, args.space, args.static_space):
         # Asked first, so that no large checkpoint is converted for nothing.
         if repo_id and not args.dry_run:
             check_access(repo_id)
     if args.source:
         release_model(args, temporary)
     if args.space:
-        release_space(args, temporary)
+        release_space(args, args.space, "gradio", *prepare_space(args.hub_model_id, temporary), temporary)
+    if page:
+        card = page_card(args.hub_model_id, page)
+        release_space(args, args.static_space, "static", page, card, temporary)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         check_name(args.hub_model_id)
-        if args.space is not None:
-            check_name(args.space, "--space")
+        for option in ("space", "static_space"):
+            if (name := getattr(args, option)) is not None:
+                check_name(name, f"--{option}")
         with tempfile.TemporaryDirectory() as temporary:
             run(args, Path(temporary))
     except (ValueError, OSError) as error:

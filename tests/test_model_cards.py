@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from van_hf import VanConfig, VanModel
 from van_hf.data.ade20k import CLASS_NAMES
-from van_hf.model_cards import RELEASED_CHECKPOINTS, create_model_card, model_card_for_folder
+from van_hf.model_cards import RELEASED_CHECKPOINTS, CardExport, create_model_card, model_card_for_folder
 from van_hf.released_checkpoints import read_per_class
 
 ROOT = Path(__file__).parents[1]
@@ -379,6 +379,77 @@ def test_card_without_facts(hub_validation):
     assert card.data.eval_results is None
     assert "No figures are recorded" in card.text
     assert "auxiliary" not in card.text
+
+
+def card_export(folder: str, check: dict | None = None, **source: object) -> CardExport:
+    """An export of 1.5 MB; `source` are fields of the ExportInfo that are not as by default."""
+    source = {"model": "tiny", "digest": "0" * 32, "format": "onnx", "dtype": "float32", "int8": None} | source
+    source = {"size": None, "label_maps": False, "packages": {}} | source
+    return CardExport(folder, {"source": source, "check": check or {"agreement": 0.9999876}}, 1_500_000)
+
+
+def test_exports_have_a_section_of_their_own(hub_validation):
+    facts = {"model_id": "someone/tiny"}
+    without = create_model_card(tiny_config("semantic_fpn"), **facts)
+    assert "Other runtimes" not in without.text
+    mean_iou = {"num_pictures": 2000, "model": 0.4105, "export": 0.40999}
+    exports = [
+        card_export("pickle", format="torch_export"),
+        card_export("onnx"),
+        card_export("half", {"agreement": 0.98, "mean_iou": mean_iou}, dtype="float16", size=[512, 768]),
+        card_export("maps", format="openvino", int8={"dataset": "scenes"}, label_maps=True),
+    ]
+    card = create_model_card(tiny_config("semantic_fpn"), exports=exports, **facts)
+    check(card)
+    before, section, after = re.fullmatch(
+        r"(.*\n)(## Other runtimes\n.*\n)(## Evaluation\n.*)", card.text, re.S
+    ).groups()
+    assert before + after == without.text and card.data == without.data
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    same = "the same label for 99.9988 % of the pixels"
+    assert rows == [
+        f"| `pickle` | `torch_export` | float32 | free | scores | {same} | 1.5 MB |",
+        f"| `onnx` | `onnx` | float32 | free | scores | {same} | 1.5 MB |",
+        "| `half` | `onnx` | float16 | 512x768 | scores | mean IoU on 2000 pictures 41.05 % -> 41.00 % | 1.5 MB |",
+        f"| `maps` | `openvino` | int8, the rest float32 | free | label maps | {same} | 1.5 MB |",
+    ]
+    # That which runs code is not the example.
+    assert 'load_model("someone/tiny/onnx")' in section and "Loading `torch_export` runs any code" in section
+    assert "33 to 4096 pixels" in section
+
+    card = create_model_card(tiny_config("semantic_fpn"), exports=exports[1:2], **facts)
+    assert "runs any code" not in card.text
+    card = create_model_card(tiny_config("semantic_fpn"), exports=exports[:1], **facts)
+    assert 'load_model("someone/tiny/pickle", trust_pickle=True)' in card.text
+
+
+def test_lines_that_use_an_export_work(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    shutil.copy(runs / "trained" / "example.png", runs / "picture.jpg")
+    config = VanConfig.from_pretrained("trained")
+    text = create_model_card(config, model_id="outputs/trained", exports=[card_export("onnx")]).text
+    code = re.search(r"## Other runtimes.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    assert len(code.splitlines()) == 3
+    # Exporters are not everywhere; a model is loaded by the same lines.
+    names = {}
+    exec(code.replace("outputs/trained/onnx", "trained"), names)
+    assert names["labels"].ndim == 2 and names["labels"].max() < config.num_labels
+
+
+@pytest.mark.parametrize(
+    ("check", "source", "message"),
+    [
+        ({"num_pictures": 18}, {}, "check.agreement is missing; export.py writes it"),
+        ({"agreement": 98.3}, {}, "check.agreement must be a fraction, 0 to 1, got 98.3"),
+        ({"agreement": 1, "mean_iou": {"num_pictures": 3, "model": 0.5}}, {}, "check.mean_iou.export is missing"),
+        ({"agreement": 1, "mean_iou": 0.5}, {}, "check.mean_iou.num_pictures is missing"),
+        (None, {"size": 512}, "source.size has a value of a wrong type, 512"),
+        (None, {"int8": True}, "source.int8 has a value of a wrong type, True"),
+    ],
+)
+def test_bad_facts_of_an_export_are_errors(check, source, message):
+    with pytest.raises(ValueError, match=re.escape(f"onnx/export_info.json: {message}")):
+        card_export("onnx", check, **source)
 
 
 def test_training_from_an_authors_classifier(trained, hub_validation):

@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,8 @@ from PIL import Image
 from push_to_hub import in_bytes
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
+from van_hf.exports import ExportInfo, export_model, package_versions, save_info
+from van_hf.inference import digest_of_weights
 
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -429,6 +433,183 @@ def test_an_evaluation_goes_with_the_model_that_was_evaluated(hub, runner, folde
     assert done.status == 2 and "holds an evaluation of other weights" in last_line(done)
 
 
+def save_export(
+    model_dir: Path, name: str, save_program: Callable[[Path], object], check: dict | None = None, **fields: object
+) -> Path:
+    """Saves an export of a saved model, as export.py does, with what must not be released.
+
+    `save_program` is given the folder; `fields` are those of the ExportInfo.
+    """
+    folder = model_dir / name
+    folder.mkdir()
+    save_program(folder)
+    model = VanForSemanticSegmentation.from_pretrained(model_dir)
+    for file in ("config.json", "configuration_van.py"):
+        shutil.copy(model_dir / file, folder)
+    VanImageProcessor.from_pretrained(model_dir).save_pretrained(folder)
+    info = {"model": str(model_dir), "digest": digest_of_weights(model), "format": "onnx"} | fields
+    save_info(folder, ExportInfo(**info), {"agreement": 0.99999} if check is None else check)
+    for unwanted in ("notes.py", "notes.json", "picture.png", ".secret"):
+        (folder / unwanted).write_bytes(b"not for the Hub")
+    return folder
+
+
+def save_fake_program(folder: Path) -> None:
+    """Saves what looks like an export to ONNX to all but onnxruntime."""
+    (folder / "model.onnx").write_bytes(b"\0program" * 9000)
+    (folder / "model.onnx.data").write_bytes(b"\0weights" * 30000)
+    # An inputs' layout that could be taken for a path.
+    metadata = {"in_spec": "[1,{/pixel_values/rank/4}]", "out_spec": '[1, {"context": "[\\"logits\\"]"}]'}
+    metadata["note"] = str(folder / "log.txt")
+    manifest = {"schema_version": 1, "components": {"model": {"file": "model.onnx", "metadata": metadata}}}
+    (folder / "export.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def exported(folder) -> Path:
+    """The saved model's folder with an export in it, `onnx`."""
+    save_export(folder, "onnx", save_fake_program)
+    return folder
+
+
+PROGRAM = {"model.onnx", "model.onnx.data"}
+EXPORT = {"export.json", "export_info.json", "config.json", "preprocessor_config.json", "configuration_van.py"}
+
+
+def test_exports_go_with_their_model_in_the_same_commit(hub, runner, exported, model_files, tmp_path):
+    before = {path: path.read_bytes() for path in exported.glob("onnx/*")}
+    mean_iou = {"num_pictures": 64, "model": 0.7204, "export": 0.7187}
+    save_export(
+        exported,
+        "int8-512",
+        save_fake_program,
+        {"agreement": 0.98, "mean_iou": mean_iou},
+        **{"size": (512, 768), "label_maps": True, "int8": {"dataset": "boxes", "num_pictures": 8, "seed": 0}},
+    )
+    done = runner.push(exported, "alice/van")
+    assert done.status == 0, done.err
+    assert len(hub.repositories["alice/van"].history()) == 2
+    files = hub.repositories["alice/van"].files()
+    code = {path.name for path in exported.glob("onnx/*.py")} - {"notes.py"}
+    for folder in ("onnx", "int8-512"):
+        sent = {path.removeprefix(f"{folder}/") for path in files if path.startswith(f"{folder}/")}
+        assert sent == PROGRAM | EXPORT | code
+        for name in PROGRAM | code | {"config.json"}:
+            assert files[f"{folder}/{name}"] == (exported / folder / name).read_bytes()
+    assert files.keys() >= model_files
+
+    # No path of this machine is told, and what transformers reads stays as it was.
+    assert not any(str(tmp_path).encode() in content for content in files.values())
+    assert json.loads(files["onnx/export_info.json"])["source"]["model"] == "model"
+    sent, kept = (json.loads(text) for text in (files["onnx/export.json"], before[exported / "onnx" / "export.json"]))
+    kept["components"]["model"]["metadata"]["note"] = "log.txt"
+    assert sent == kept
+    assert before == {path: path.read_bytes() for path in exported.glob("onnx/*")}
+
+    card = files["README.md"].decode()
+    assert (
+        "| `onnx` | `onnx` | float32 | free | scores | the same label for 99.9990 % of the pixels | 0.3 MB |" in card
+    )
+    assert (
+        "| `int8-512` | `onnx` | int8, the rest float32 | 512x768 | label maps | mean IoU on 64 pictures 72.04 % ->"
+        " 71.87 % | 0.3 MB |" in card
+    )
+    assert 'load_model("alice/van/int8-512")' in card and "runs any code" not in card
+    assert "Nothing has changed" in runner.push(exported, "alice/van").out
+
+
+def test_dry_run_lists_exports(unconnected, exported):
+    done = unconnected.push(exported, "alice/van", "--dry_run", token=None)
+    assert done.status == 0, done.err
+    names = {line.split()[0] for line in done.out.splitlines() if "B  " in line}
+    assert names >= {f"onnx/{name}" for name in PROGRAM | EXPORT} and "onnx/notes.py" not in names
+    row = next(line for line in done.out.splitlines() if line.startswith("onnx/export_info.json"))
+    assert row.endswith("a copy, paths cut to their last part")
+
+
+def test_an_export_of_an_earlier_release_does_not_stay_beside_the_new(hub, runner, exported):
+    runner.push(exported, "alice/van")
+    repository = hub.repositories["alice/van"]
+    for path in ("onnx/mine.txt", "samples/config.json"):
+        repository.edit(path, b"mine")
+    shutil.rmtree(exported / "onnx")
+    done = runner.push(exported, "alice/van")
+    assert done.status == 0 and "no such files: onnx/config.json, onnx/configuration_van.py, " in done.out
+    assert {path for path in repository.files() if "/" in path} == {"onnx/mine.txt", "samples/config.json"}
+    assert b"Other runtimes" not in repository.files()["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: save_model(folder.parent, seed=1), "onnx is an export of other weights than the model has"),
+        (lambda folder: (folder / "model.onnx").unlink(), "has no model.onnx, which its export.json names"),
+        (lambda folder: os.truncate(folder / "model.onnx.data", 50), "the program in "),
+        (lambda folder: (folder / "model.onnx.data").unlink(), "the program in "),
+        (lambda folder: (folder / "export.json").unlink(), "export.json cannot be read"),
+        (lambda folder: (folder / "export.json").write_text('{"components": {"model": 3}}'), "export.json is damaged"),
+        (lambda folder: change(folder, "export_info.json", version=2), "is of version 2"),
+        (lambda folder: change(folder, "export_info.json", source={}), "does not tell what the program was made of"),
+        (
+            lambda folder: change(folder, "export_info.json", check={}),
+            "onnx/export_info.json: check.agreement is miss",
+        ),
+        (lambda folder: (folder / "export_info.json").write_text("{"), "export_info.json cannot be read"),
+        (lambda folder: (folder / "configuration_van.py").unlink(), "has no configuration_van.py, which its auto_map"),
+        (lambda folder: (folder / "configuration_van.py").write_text("def ("), "configuration_van.py is damaged"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json cannot be read"),
+        (lambda folder: folder.rename(folder.with_name("my onnx")), "my onnx holds an export: rename it"),
+    ],
+)
+def test_what_is_no_whole_export_of_the_model_is_refused(unconnected, exported, spoil, message):
+    spoil(exported / "onnx")
+    done = unconnected.push(exported, "alice/van", "--dry_run")
+    assert (done.status, done.out) == (2, "")
+    assert message in last_line(done) and last_line(done).startswith("error: ")
+
+
+needs_exporters = pytest.mark.skipif(
+    find_spec("transformers.exporters") is None or torch.__version__ < "2.11",
+    reason="exports need transformers 5.23 and torch 2.11",
+)
+LOAD_EXPORT = """
+import torch
+from van_hf.exports import ExportedSegmentationModel
+model = ExportedSegmentationModel.from_pretrained("alice/van", subfolder="program", trust_pickle=True)
+torch.save(model(torch.load("pixels.pt")).logits, "saved.pt")
+"""
+
+
+@needs_exporters
+def test_a_fresh_process_loads_an_export_by_name(hub, runner, folder, tmp_path):
+    model = VanForSemanticSegmentation.from_pretrained(folder).eval()
+    exported = export_model(model, "torch_export", size=(64, 96))
+    save_export(
+        folder,
+        "program",
+        exported.save_pretrained,
+        **{"format": "torch_export", "size": (64, 96), "packages": package_versions("torch_export")},
+    )
+    done = runner.push(folder, "alice/van")
+    assert done.status == 0, done.err
+    files = hub.repositories["alice/van"].files()
+    assert b"modeling_van.py" not in files["program/model.pt2"]  # nor the folder that it lies in
+    card = files["README.md"].decode()
+    assert 'load_model("alice/van/program", trust_pickle=True)' in card
+    assert "Loading `torch_export` runs any code" in card
+
+    pixel_values = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    torch.save(pixel_values, tmp_path / "pixels.pt")
+    subprocess.run(
+        [sys.executable, "-c", LOAD_EXPORT],
+        cwd=tmp_path,
+        env=hub.environment(tmp_path / "empty_cache") | {"PYTHONPATH": str(EXAMPLES.parent)},
+        check=True,
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(tmp_path / "saved.pt"), model(pixel_values).logits, rtol=0, atol=1e-4)
+
+
 def change(folder: Path, name: str, **fields: object) -> None:
     """Sets fields of a JSON file."""
     (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
@@ -509,12 +690,18 @@ def test_bad_arguments_about_a_checkpoint(unconnected, fixtures_dir, options, me
 
 @pytest.fixture
 def spaces(hub, monkeypatch):
-    """The Hub with Spaces too, under paths as the models'; a Space and a model may not have the same name here."""
+    """The Hub with Spaces too, under paths as the models'; a Space and a model may not have the same name here.
+
+    `hub.sdks` are those that Spaces were created with, by their names without owners.
+    """
+    sdks = hub.sdks = {}
 
     def create_repo(handler: Handler) -> None:
         asked = json.loads(handler.body)
-        if asked.get("type") == "space" and asked.get("sdk") != "gradio":
-            raise Refused(400, '"sdk" must be one of gradio, docker, static')
+        if asked.get("type") == "space":
+            if asked.get("sdk") not in ("gradio", "static"):
+                raise Refused(400, '"sdk" must be one of gradio, docker, static')
+            sdks[asked["name"]] = asked["sdk"]
         handler.create_repo()
 
     routes = [
@@ -585,11 +772,85 @@ def test_dry_run_of_a_space(unconnected, saved):
         (("--space", "van-demo"), 2, "--space must be of the form owner/name, got 'van-demo'"),
         (("--space", "bob/demo"), 1, "you may not write to bob/demo: the token is for alice"),
         ((), 2, "name a checkpoint or a folder, or a --space"),
+        (("--static_space", "alice/page"), 2, "--static_space and --page are of use together only"),
+        (("--page", "page"), 2, "--static_space and --page are of use together only"),
+        (("--static_space", "page", "--page", "page"), 2, "--static_space must be of the form owner/name, got 'page'"),
+        (("--space", "alice/p", "--static_space", "alice/p", "--page", "p"), 2, "must differ, got 'alice/p' for both"),
     ],
 )
 def test_what_cannot_be_a_space(spaces, runner, options, status, message):
     done = runner.run("push_to_hub.py", "--hub_model_id", "alice/van", *options)
     assert done.status == status and message in last_line(done)
+    assert spaces.repositories == {}
+
+
+@pytest.fixture
+def page(tmp_path) -> Path:
+    """A folder as web_demo.py writes it, and what must not be released."""
+    page = tmp_path / "page"
+    for name in ("model", "onnxruntime", "others"):
+        (page / name).mkdir(parents=True)
+    for name in (".secret", "notes.txt", "others/page.js"):
+        (page / name).write_text("not for the Hub")
+    for name in ("page.css", "page.js"):
+        (page / name).write_text(f"/* {name} */")
+    (page / "index.html").write_text("<title>Segmentation</title>\n")
+    (page / "model.json").write_text('{"labels": ["road/street/way"]}\n')
+    (page / "onnxruntime" / "ort.wasm").write_bytes(b"\0asm")
+    (page / "model" / "model.onnx").write_bytes(b"\0program")
+    return page
+
+
+PAGE = {"index.html", "model.json", "page.css", "page.js", "model/model.onnx", "onnxruntime/ort.wasm"}
+
+
+def test_a_page_goes_into_a_static_space(spaces, runner, saved, page):
+    options = ("--static_space", "alice/van-page", "--page", page)
+    done = runner.push(saved, "alice/van", "--space", "alice/van-demo", "--private", *options)
+    assert done.status == 0, done.err
+    assert spaces.sdks == {"van-demo": "gradio", "van-page": "static"}
+    space = spaces.repositories["alice/van-page"]
+    assert space.private and len(space.history()) == 2
+    files = space.files()
+    assert files.keys() == PAGE | {"README.md", ".gitattributes"}
+    assert all(files[name] == (page / name).read_bytes() for name in PAGE)
+    metadata = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert (metadata["sdk"], metadata["app_file"], metadata["models"]) == ("static", "index.html", ["alice/van"])
+    # Without these there are no threads in the browser.
+    assert metadata["custom_headers"]["cross-origin-embedder-policy"] == "require-corp"
+
+    shutil.rmtree(page / "onnxruntime")
+    space.edit("mine.html", b"")
+    done = runner.run("push_to_hub.py", "--hub_model_id", "alice/van", "--private", *options)
+    assert done.status == 0 and "this release has no such files: onnxruntime/ort.wasm\n" in done.out
+    assert space.files().keys() == PAGE - {"onnxruntime/ort.wasm"} | {"mine.html", "README.md", ".gitattributes"}
+    assert b"custom_headers" not in space.files()["README.md"]
+    assert len(spaces.repositories["alice/van"].history()) == 2
+
+
+def test_dry_run_of_a_page(unconnected, page):
+    options = ("--static_space", "alice/van-page", "--page", page, "--dry_run")
+    done = unconnected.run("push_to_hub.py", "--hub_model_id", "alice/van", *options, token=None)
+    assert done.status == 0, done.err
+    assert "the static Space alice/van-page, in one commit" in done.out
+    names = {line.split()[0] for line in done.out.splitlines() if "B  " in line}
+    assert names == PAGE | {"README.md"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda page: (page / "index.html").unlink(), "has no index.html: it is no page that examples/web_demo.py"),
+        (lambda page: (page / "model.json").unlink(), "has no model.json: it is no page"),
+        (lambda page: (page / "model.json").write_text("{"), "model.json cannot be read as JSON"),
+        (lambda page: (page / "index.html").write_text(f"<a href='{page}/x'>"), "index.html, line 1, names a path of"),
+        (shutil.rmtree, "has no index.html"),
+    ],
+)
+def test_what_is_no_page_is_refused_before_anything_is_sent(spaces, runner, saved, page, spoil, message):
+    spoil(page)
+    done = runner.push(saved, "alice/van", "--static_space", "alice/van-page", "--page", page)
+    assert (done.status, done.out) == (2, "") and message in last_line(done)
     assert spaces.repositories == {}
 
 

@@ -20,7 +20,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
+from .exports import INFO, MANIFEST, digest_of_program, read_info
 from .files import read_json
+from .inference import digest_of_weights, load_config, load_weights
 from .privacy import public_json
 
 CARD = "README.md"
@@ -32,6 +34,11 @@ PICTURES = (
     *("training_curves.png", "predictions.png", "example.png"),
     *("confusion_matrix.png", "best_pictures.png", "worst_pictures.png"),
 )
+# Suffixes of the files that an export's runtime runs, and all that goes with them.
+PROGRAMS = (".onnx", ".data", ".xml", ".bin", ".pt2")
+EXPORT = (MANIFEST, INFO, *CONFIGS, "*.py", *(f"*{suffix}" for suffix in PROGRAMS))
+# What web_demo.py writes; a page cannot be without the first two.
+PAGE = ("index.html", "model.json", "*.css", "*.js", "model/*", "onnxruntime/*")
 # The base of all errors of the HTTP client, which is httpx in huggingface_hub 1 and httpx2 in 2.
 HTTPError = HfHubHTTPError.__bases__[0]
 
@@ -77,13 +84,15 @@ def collect_files(
 
     Args:
         model_dir: folder of a model and its image processor, with weights as safetensors and the code that
-            `trust_remote_code=True` runs, as `save_pretrained` of van_hf's classes leaves them.
+            `trust_remote_code=True` runs, as `save_pretrained` of van_hf's classes leaves them. Exports of the model
+            that lie in it, in folders of their own, are released too.
         evaluation_dir: output folder of eval_seg.py. Its results.json is the release's, and that of the training
             becomes train_results.json.
         pictures: whether to include those that train_seg.py and eval_seg.py have drawn.
 
     Raises:
-        ValueError: a file is missing or damaged, the model is no VAN, or a README.md names a path of this machine.
+        ValueError: a file is missing or damaged, the model is no VAN, a README.md names a path of this machine, or an
+            export is of other weights than the model's.
     """
     model_dir = Path(model_dir)
     weights = find_weights(model_dir)
@@ -105,9 +114,88 @@ def collect_files(
         files |= {name: path for name in evaluated if (path := Path(evaluation_dir, name)).is_file()}
     if CARD in files:
         check_card(files[CARD], model_dir)
+    labels = labels_of(model_dir)
+    return {name: public_copy(path, labels) for name, path in files.items()} | collect_exports(model_dir)
+
+
+def labels_of(model_dir: Path) -> list[str]:
+    """Return the names of the labels that a configuration publishes."""
     labels = read_json(model_dir / "config.json").get("id2label")
-    labels = labels.values() if isinstance(labels, dict) else ()
-    return {name: public_copy(path, labels) for name, path in files.items()}
+    return list(labels.values()) if isinstance(labels, dict) else []
+
+
+def collect_exports(model_dir: Path) -> dict[str, Path | bytes]:
+    """Return the files of the exports in a model's folder by their names on the Hub, FOLDER/FILE.
+
+    Raises:
+        ValueError: see [`collect_export`].
+    """
+    folders = sorted(path.parent for path in model_dir.glob(f"*/{INFO}"))
+    if not folders:
+        return {}
+    model, _ = load_weights(str(model_dir), load_config(str(model_dir)))
+    weights = digest_of_weights(model)
+    return {
+        f"{folder.name}/{name}": content
+        for folder in folders
+        for name, content in collect_export(folder, weights).items()
+    }
+
+
+def collect_export(folder: Path, weights: str) -> dict[str, Path | bytes]:
+    """Return the files of an export by their names; nothing else in its folder is released.
+
+    Args:
+        folder: what examples/export.py has written.
+        weights: digest of the model's weights, by [`~van_hf.inference.digest_of_weights`].
+
+    Raises:
+        ValueError: a file is missing or damaged, the export is of other weights, or its folder has a name that
+            OWNER/NAME/FOLDER cannot be loaded by.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", folder.name):
+        raise ValueError(f"{folder} holds an export: rename it to letters, digits, '_', '-' and '.'")
+    info, program = read_info(folder, "", str(folder))
+    if info.digest != weights:
+        raise ValueError(
+            f"{folder} is an export of other weights than the model has now: export the model again, or remove the"
+            " folder"
+        )
+    names = [MANIFEST, INFO, *CONFIGS]
+    names += sorted(path.name for path in folder.iterdir() if path.suffix in PROGRAMS)
+    specifications = check_manifest(folder, names)
+    names += find_code(folder, is_export=True)
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: it is no whole export; export the model again")
+        if name.endswith(".py"):
+            check_code(folder / name)
+    if digest_of_program(folder) != program:
+        raise ValueError(f"the program in {folder} is not the one that its {INFO} tells of: export the model again")
+    kept = [*labels_of(folder), *specifications]
+    return {name: public_copy(folder / name, kept) for name in names}
+
+
+def check_manifest(folder: Path, names: Collection[str]) -> list[str]:
+    """Return the texts of an export's manifest that it could not be loaded without, and that are no paths.
+
+    Args:
+        folder: the export's.
+        names: of the files that are released.
+
+    Raises:
+        ValueError: the manifest names other files, or is damaged.
+    """
+    texts = []
+    try:
+        for component in read_json(folder / MANIFEST)["components"].values():
+            if component["file"] not in names:
+                raise ValueError(f"{folder} has no {component['file']}, which its {MANIFEST} names")
+            # Names of files, and nested inputs and outputs as JSON in JSON, full of backslashes.
+            texts += [component["file"], component["metadata"]["in_spec"], component["metadata"]["out_spec"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged: export the model again") from error
+    return texts
 
 
 def find_weights(model_dir: Path) -> list[str]:
@@ -145,8 +233,13 @@ def check_code(path: Path) -> None:
         raise ValueError(f"{path} is damaged ({error}); save the model again") from error
 
 
-def find_code(model_dir: Path) -> list[str]:
-    """Return the names of the modules that `trust_remote_code=True` runs, and of those that they import."""
+def find_code(model_dir: Path, is_export: bool = False) -> list[str]:
+    """Return the names of the modules that `trust_remote_code=True` runs, and of those that they import.
+
+    Args:
+        model_dir: folder of a model, or of an export.
+        is_export: whether the model's own class, which its configuration names, is left out.
+    """
     # Takes seconds to import, and whoever pushes a model has transformers loaded.
     from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -159,7 +252,11 @@ def find_code(model_dir: Path) -> list[str]:
             f"{model_dir / 'config.json'} has no auto_map, so the model loads only where van_hf is installed;"
             " from_pretrained and save_pretrained of van_hf's classes add it, and the code"
         )
-    classes = [name for file, content in contents.items() for name in _mapped_classes(model_dir / file, content)]
+    classes = [
+        name
+        for file, content in contents.items()
+        for name in _mapped_classes(model_dir / file, content, without="AutoModel" if is_export else None)
+    ]
     modules = {f"{name.split('.')[0]}.py" for name in classes}
     for module in sorted(modules):
         if not (model_dir / module).is_file():
@@ -168,8 +265,11 @@ def find_code(model_dir: Path) -> list[str]:
     return sorted(modules)
 
 
-def _mapped_classes(file: Path, content: dict) -> list[str]:
+def _mapped_classes(file: Path, content: dict, without: str | None) -> list[str]:
+    """Return the names of the classes in `auto_map`, but for those whose Auto class begins with `without`."""
     auto_map = content.get("auto_map") or {}
+    if isinstance(auto_map, dict) and without is not None:
+        auto_map = {key: value for key, value in auto_map.items() if not key.startswith(without)}
     values = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
     # The image processor's may be one name or, as in transformers 4, a list of a slow and a fast one.
     names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
@@ -183,7 +283,7 @@ def public_copy(path: Path, labels: Collection[str]) -> Path | bytes:
 
     Args:
         path: a file of a release.
-        labels: names of the model's labels; see [`~van_hf.privacy.public_json`].
+        labels: names of the model's labels, and what else is no path; see [`~van_hf.privacy.public_json`].
     """
     if path.suffix != ".json":
         return path
@@ -192,19 +292,39 @@ def public_copy(path: Path, labels: Collection[str]) -> Path | bytes:
     return path if public == content else (json.dumps(public, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def collect_page(page: Path) -> dict[str, Path]:
+    """Return the files of a static page by their names in a Space; nothing else in its folder is released.
+
+    Args:
+        page: folder that examples/web_demo.py has written.
+
+    Raises:
+        ValueError: it is no such folder, or its texts name a path of this machine.
+    """
+    for name in PAGE[:2]:
+        if not (page / name).is_file():
+            raise ValueError(f"{page} has no {name}: it is no page that examples/web_demo.py has written")
+        check_text(page / name, page, "Make the page again")
+    read_json(page / "model.json")
+    paths = [path for pattern in PAGE for path in sorted(page.glob(pattern)) if path.is_file()]
+    return {path.relative_to(page).as_posix(): path for path in paths}
+
+
 def check_card(path: Path, model_dir: Path) -> None:
     """Raise a `ValueError` if a README.md of the user's own names their home, the working or the model's folder.
 
     transformers' Trainer writes such cards. What somebody wrote is not rewritten here.
     """
-    folders = {os.path.expanduser("~"), os.getcwd(), str(model_dir.resolve())} - {"~", os.sep}
+    check_text(path, model_dir, "Edit it, or remove the file, and a card is generated")
+
+
+def check_text(path: Path, folder: Path, advice: str) -> None:
+    """Raise a `ValueError`, with advice, if a text names the user's home, the working folder or the given one."""
+    folders = {os.path.expanduser("~"), os.getcwd(), str(folder.resolve())} - {"~", os.sep}
     private = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(folders)))})(?![\w-])[^\s)\]\"'`]*")
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if found := private.search(line):
-            raise ValueError(
-                f"{path}, line {number}, names a path of this machine: {found[0]}. Edit it, or remove the file, and"
-                " a card is generated"
-            )
+            raise ValueError(f"{path}, line {number}, names a path of this machine: {found[0]}. {advice}")
 
 
 def create_card(files: dict[str, Path | bytes], repo_id: str, released: str | None = None) -> str:
@@ -213,18 +333,32 @@ def create_card(files: dict[str, Path | bytes], repo_id: str, released: str | No
     Raises:
         ValueError: a file lacks what a card needs; the message names file and field.
     """
-    from .model_cards import model_card_for_folder
+    from .model_cards import CardExport, model_card_for_folder
 
+    exports = []
+    for name in sorted(files):
+        folder = Path(name).parent
+        if Path(name) == folder / INFO:
+            program = [file for file in files if Path(file).parent == folder and Path(file).suffix in PROGRAMS]
+            num_bytes = sum(files[file].stat().st_size for file in program)
+            exports.append(CardExport(str(folder), _content(files[name]), num_bytes))
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
+            if Path(name).parent != Path():
+                continue
             if isinstance(content, bytes):
                 Path(folder, name).write_bytes(content)
             elif not any(fnmatch(name, pattern) for pattern in WEIGHTS):
                 shutil.copyfile(content, Path(folder, name))
         try:
-            return str(model_card_for_folder(folder, repo_id, released=released))
+            return str(model_card_for_folder(folder, repo_id, released=released, exports=exports))
         except ValueError as error:
             raise ValueError(str(error).replace(f"{folder}{os.sep}", "")) from error
+
+
+def _content(file: Path | bytes) -> dict:
+    """Return the object in a JSON file of a release."""
+    return json.loads(file) if isinstance(file, bytes) else read_json(file)
 
 
 def seal_card(text: str) -> str:
@@ -274,6 +408,7 @@ def push(
     repo_id: str,
     *,
     repo_type: str = "model",
+    space_sdk: str = "gradio",
     card: str | None = None,
     private: bool = False,
     revision: str | None = None,
@@ -286,7 +421,8 @@ def push(
 
     Args:
         files: by their names there; for a model what [`collect_files`] returns.
-        repo_type: "model", or "space" for a Space with Gradio.
+        repo_type: "model" or "space".
+        space_sdk: of a Space, "gradio" or "static".
         card: text of README.md where `files` has none.
         private: whether a new repository is private; one that exists must be private already.
         revision: branch, which is created from main if it is missing.
@@ -300,7 +436,7 @@ def push(
     with plain_errors(repo_id):
         created = not api.repo_exists(repo_id, repo_type=repo_type)
         if created:
-            sdk = "gradio" if repo_type == "space" else None
+            sdk = space_sdk if repo_type == "space" else None
             api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private or None)
         if private and not api.repo_info(repo_id, repo_type=repo_type).private:
             raise ValueError(f"{repo_id} is on the Hub already, and public; change that in its settings there first")
@@ -315,11 +451,8 @@ def push(
         card_kept = card_kept and _is_edited(api, repo_id, repo_type, head)
         if card_kept:
             del contents[CARD]
-        # Old weights in another number of files, left beside the new ones, might be loaded instead.
-        managed = (*WEIGHTS, *FIGURES, *PICTURES) if repo_type == "model" else ("van_hf/*",)
-        deleted = sorted(
-            path for path in present - contents.keys() if any(fnmatch(path, pattern) for pattern in managed)
-        )
+        kind = space_sdk if repo_type == "space" else repo_type
+        deleted = sorted(path for path in present - contents.keys() if _is_ours(path, present, kind))
         operations = [CommitOperationAdd(path, content) for path, content in sorted(contents.items())]
         operations += [CommitOperationDelete(path) for path in deleted]
         # Because its parent is given, the commit fails if someone else's has come in between.
@@ -332,6 +465,27 @@ def push(
             parent_commit=head,
         )
     return PushResult(str(commit.commit_url), created, commit.oid != head, deleted, card_kept)
+
+
+def _is_ours(path: str, present: Collection[str], kind: str) -> bool:
+    """Return whether a file on the Hub is one of those that releases bring.
+
+    Old weights in another number of files, left beside the new ones, might be loaded instead; and what lies in the
+    folder of an old export is of old weights.
+
+    Args:
+        path: of the file.
+        present: all files that are there.
+        kind: of the release, "model", "gradio" or "static".
+    """
+    if kind == "gradio":
+        return fnmatch(path, "van_hf/*")
+    if kind == "static":
+        return path.startswith(("model/", "onnxruntime/"))
+    folder, _, name = path.rpartition("/")
+    if folder and "/" not in folder and f"{folder}/{INFO}" in present:
+        return any(fnmatch(name, pattern) for pattern in EXPORT)
+    return any(fnmatch(path, pattern) for pattern in (*WEIGHTS, *FIGURES, *PICTURES))
 
 
 def _is_edited(api: HfApi, repo_id: str, repo_type: str, revision: str) -> bool:

@@ -3,7 +3,7 @@
 """Model cards, made from facts: a configuration, a run's results.json, and what the VAN authors published."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
+from .exports import INFO, MAX_SIDE, MIN_SIDE, ExportInfo
 from .files import read_json
 from .model.configuration_van import DECODE_HEADS, VanConfig, published_size
 from .model.modeling_van import VanForImageClassification, VanForSemanticSegmentation
@@ -31,6 +32,60 @@ from .released_checkpoints import (
 from .training import RECIPES, Recipe
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
+
+
+@dataclass(frozen=True)
+class CardExport:
+    """What a model card tells of an export.
+
+    Args:
+        folder: its folder in the model's repository.
+        content: of its export_info.json.
+        num_bytes: size of the program's files.
+
+    Raises:
+        ValueError: export_info.json lacks a field, which the message names.
+    """
+
+    folder: str
+    content: Mapping[str, Any]
+    num_bytes: int
+
+    def __post_init__(self):
+        def field(name: str, kinds: type | tuple[type, ...]) -> Any:
+            return _field(self.content, name, kinds, f"{self.folder}/{INFO}", "export.py writes it")
+
+        for name in ("format", "dtype", "digest", "model"):
+            field(f"source.{name}", str)
+        field("source.int8", (Mapping, type(None)))
+        field("source.size", (list, tuple, type(None)))
+        field("source.label_maps", bool)
+        shares = ["check.agreement"]
+        if "mean_iou" in field("check", Mapping):
+            field("check.mean_iou.num_pictures", int)
+            shares += ["check.mean_iou.model", "check.mean_iou.export"]
+        for name in shares:
+            if not 0 <= (share := field(name, (int, float))) <= 1:
+                raise ValueError(f"{self.folder}/{INFO}: {name} must be a fraction, 0 to 1, got {share!r}")
+
+    @property
+    def info(self) -> ExportInfo:
+        """What it was made of."""
+        return ExportInfo(**self.content["source"])
+
+    @property
+    def row(self) -> str:
+        """Its row in the card's table of exports."""
+        check, info = self.content["check"], self.info
+        if "mean_iou" in check:
+            before, after = 100 * check["mean_iou"]["model"], 100 * check["mean_iou"]["export"]
+            equality = f"mean IoU on {check['mean_iou']['num_pictures']} pictures {before:.2f} % -> {after:.2f} %"
+        else:
+            equality = f"the same label for {100 * check['agreement']:.4f} % of the pixels"
+        size = "free" if info.size is None else "x".join(map(str, info.size))
+        output = "label maps" if info.label_maps else "scores"
+        cells = [f"`{self.folder}`", f"`{info.format}`", info.precision, size, output, equality]
+        return f"| {' | '.join(cells)} | {self.num_bytes / 1e6:.1f} MB |"
 
 
 @dataclass
@@ -51,6 +106,7 @@ class CardFacts:
         dataset_id: Hub id of the data set that the model was trained on. By default it is known for the authors'
             weights and for ADE20K.
         gmacs: multiply-adds in 10^9, and the height and width in pixels of the picture that they are for.
+        exports: those that lie in the model's repository.
 
     Raises:
         ValueError: `model_id` is no name of a repository; `released` is unknown or of another architecture; results
@@ -68,6 +124,7 @@ class CardFacts:
     base_model: str | None = None
     dataset_id: str | None = None
     gmacs: tuple[float, int, int] | None = None
+    exports: Sequence[CardExport] = ()
 
     def __post_init__(self):
         validate_repo_id(self.model_id)
@@ -297,7 +354,38 @@ def create_model_card(config: VanConfig, **facts: Any) -> ModelCard:
         model_name=card.model_id if card.figures else None,
         eval_results=card.figures or None,
     )
-    return ModelCard.from_template(metadata, template_path=str(TEMPLATE), card=card)
+    made = ModelCard.from_template(metadata, template_path=str(TEMPLATE), card=card)
+    if card.exports:
+        made.text = made.text.replace("\n## Evaluation\n", f"\n{_other_runtimes(card)}\n## Evaluation\n", 1)
+    return made
+
+
+def _other_runtimes(card: CardFacts) -> str:
+    """Return the section about the exports of a model."""
+    runs_code = [export.info.format == "torch_export" for export in card.exports]
+    example = card.exports[runs_code.index(False) if not all(runs_code) else 0]
+    name = f'"{card.model_id}/{example.folder}"' + (", trust_pickle=True" if all(runs_code) else "")
+    lines = [
+        *("## Other runtimes", ""),
+        "Exports of this model by van_hf, each in a folder of this repository. A free input has any number of"
+        f" pictures, with any height and width of {MIN_SIDE} to {MAX_SIDE} pixels; others are height x width.",
+        "",
+        "| folder | format | precision | input | output | compared with PyTorch | size |",
+        "|---|---|---|---|---|---|---|",
+        *(export.row for export in card.exports),
+        *("", "With van_hf installed, and its extra `export`:", "", "```python"),
+        "from torchvision.io import decode_image",
+        "from van_hf.inference import load_model, predict",
+        f'labels = predict(*load_model({name}), decode_image("picture.jpg", "RGB"))',
+        "```",
+    ]
+    if any(runs_code):
+        lines += [
+            "",
+            "Loading `torch_export` runs any code that its file holds, and so needs `trust_pickle=True`: only where"
+            " you trust whoever released it.",
+        ]
+    return "\n".join([*lines, ""])
 
 
 def model_card_for_folder(
@@ -403,12 +491,18 @@ def _check_run(results: Mapping[str, Any], source: str) -> None:
             _field(results, f"run.{recipe_field.name}", kinds.get(recipe_field.type, (list, tuple)), source)
 
 
-def _field(content: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], source: str) -> Any:
+def _field(
+    content: Mapping[str, Any],
+    name: str,
+    kinds: type | tuple[type, ...],
+    source: str,
+    origin: str = "train_seg.py and eval_seg.py write it",
+) -> Any:
     """Return the field with the dotted name `name`; raise a `ValueError` if it is missing or of another kind."""
     value: Any = content
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(f"{source}: {name} is missing; train_seg.py and eval_seg.py write it")
+            raise ValueError(f"{source}: {name} is missing; {origin}")
         value = value[part]
     # True is an int to Python.
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
