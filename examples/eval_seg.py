@@ -58,7 +58,7 @@ from van_hf.evaluation import (
     load_trained,
     read_validation_example,
 )
-from van_hf.exports import ExportedSegmentationModel
+from van_hf.exports import ExportedSegmentationModel, package_versions
 from van_hf.files import named_file, read_json, write_json, write_whole
 from van_hf.inference import DTYPES, Protocol, digest_of_weights, load_config, predict
 from van_hf.machine import use_huge_pages
@@ -315,10 +315,11 @@ def describe_results(evaluation: Evaluation, settings: dict, scores: dict, pictu
         "best_pictures": pictures[:NUM_PICTURES_SHOWN],
         "worst_pictures": pictures[::-1][:NUM_PICTURES_SHOWN],
         "num_processes": evaluation.accelerator.num_processes,
-        "device": str(evaluation.accelerator.device),
+        "device": str(model.device),
         "arguments": vars(args),
         "versions": {"python": platform.python_version(), "van_hf": __version__}
-        | {name: version(name) for name in packages},
+        | {name: version(name) for name in packages}
+        | (package_versions(model.info.format) if isinstance(model, ExportedSegmentationModel) else {}),
     }
 
 

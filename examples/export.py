@@ -14,6 +14,8 @@ half a point. The folder that it writes goes where a model's folder goes in pred
 
 import argparse
 import copy
+import errno
+import math
 import os
 import shutil
 import statistics
@@ -25,6 +27,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -56,6 +59,9 @@ from van_hf.inference import PICTURE_FORMATS, RATIOS, digest_of_weights, load_mo
 from van_hf.model.interpolation import resize_to
 from van_hf.quantization import quantize_export
 from van_hf.visualization import palette_of
+
+if TYPE_CHECKING:
+    from transformers.exporters import ExportedModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 NUM_PICTURES = 16
@@ -271,6 +277,26 @@ def check_loss(mean_iou: dict[str, float | int], allowed: float) -> str:
     return text
 
 
+def check_space(folder: Path, model: VanForSemanticSegmentation) -> None:
+    """Raise an OSError where an export may not fit on the disk: not every exporter survives a full one."""
+    # Twice the weights, with --int8; graphs and constants of fixed sizes take the rest.
+    needed = 3 * sum(parameter.numel() * 4 for parameter in model.parameters()) + 2**25
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"{free / 1e6:.0f} MB are free, and an export may take {needed / 1e6:.0f}", str(folder)
+        )
+
+
+def save_program(program: "ExportedModel", folder: Path) -> None:
+    """Write a program; whatever its exporter raises on a full disk is an OSError that names the folder."""
+    try:
+        program.save_pretrained(folder)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OSError(getattr(error, "errno", None) or errno.EIO, reason[:200], str(folder)) from error
+
+
 def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
     """Write an export to a folder, and check it.
 
@@ -291,6 +317,9 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
     model, own_processor = load_model(args.model, "cpu")
     if isinstance(model, ExportedSegmentationModel):
         raise ValueError(f"{args.model} is an export itself; name the model that it was made of")
+    if model.config.num_channels != 3:
+        raise ValueError(f"{args.model} takes {model.config.num_channels} channels; pictures to check it on have 3")
+    check_space(folder, model)
     dataset = None
     if args.dataset is not None:
         dataset = load_dataset(args)
@@ -316,13 +345,13 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
     )
     unquantized = None
     if args.int8 is not None:
-        program.save_pretrained(scratch)
+        save_program(program, scratch)
         save_info(scratch, info, {})
         unquantized = ExportedSegmentationModel.from_pretrained(scratch)
         calibration = calibration_pictures(dataset, image_processor, args.num_calibration_pictures, args.seed)
         quantize_export(program, args.format, calibration)
         info = replace(info, int8={"dataset": args.int8, "num_pictures": len(calibration), "seed": args.seed})
-    program.save_pretrained(folder)
+    save_program(program, folder)
     image_processor.save_pretrained(folder)
     save_info(folder, info, {})
     del program
@@ -330,6 +359,8 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
 
     check = check_export(exported, model, check_inputs(image_processor, pictures, size is not None))
     content, sentences = check._asdict(), [describe(check)]
+    if check.largest_difference is not None and not math.isfinite(check.largest_difference):
+        raise ValueError(f"the scores of the export, or those of {args.model} itself, are not all numbers")
     if args.dtype == "float32" and args.int8 is None:
         if not check.agreement >= MIN_AGREEMENT:
             raise ValueError(
@@ -355,13 +386,14 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    output_dir = args.output_dir
+    output_dir = Path(os.path.abspath(args.output_dir))
     # Beside its place, which it takes whole. What a killed run has left there goes to the next one of this name.
-    partial_dir = output_dir.with_name(f".partial-{output_dir.name}")
+    partial_dir = output_dir.parent / f".partial-{output_dir.name}"
     folder, scratch = partial_dir / "export", partial_dir / "scratch"
     try:
-        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-            raise ValueError(f"{output_dir} is there already; name another OUTPUT_DIR, or remove it")
+        in_the_way = output_dir.is_symlink() or not output_dir.is_dir() or any(output_dir.iterdir())
+        if os.path.lexists(output_dir) and in_the_way:
+            raise ValueError(f"{args.output_dir} is there already; name another OUTPUT_DIR, or remove it")
         with claim_folder(partial_dir):
             try:
                 for path in (folder, scratch):

@@ -60,7 +60,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def check_output_dir(output_dir: Path) -> None:
     """Raise a ValueError where a folder is in the way."""
-    if os.path.lexists(output_dir) and (not output_dir.is_dir() or any(output_dir.iterdir())):
+    in_the_way = output_dir.is_symlink() or not output_dir.is_dir() or any(output_dir.iterdir())
+    if os.path.lexists(output_dir) and in_the_way:
         raise ValueError(f"{output_dir} is there already; name another OUTPUT_DIR, or remove it")
 
 
@@ -176,9 +177,9 @@ def write_page(folder: Path, description: dict, export: Path, runtime: Path | st
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    output_dir = args.output_dir
+    output_dir = Path(os.path.abspath(args.output_dir))
     # Beside its place, which it takes whole. What a killed run has left there goes to the next one of this name.
-    partial_dir = output_dir.with_name(f".partial-{output_dir.name}")
+    partial_dir = output_dir.parent / f".partial-{output_dir.name}"
     folder = partial_dir / "page"
     try:
         check_output_dir(output_dir)

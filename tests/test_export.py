@@ -6,9 +6,11 @@ import json
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import benchmark
+import eval_seg
 import export
 import numpy as np
 import predict
@@ -18,6 +20,7 @@ from benchmarks import throughput
 from benchmarks.models import random_model
 from conftest import BOX_NAMES, child_environment, finish, launch, tiny_config
 from PIL import Image
+from transformers import pipeline
 
 from van_hf import VanImageProcessor
 from van_hf.exports import ExportCheck
@@ -82,6 +85,28 @@ def test_an_export_that_is_not_the_models_equal_is_left_nowhere(trained, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_computes_no_numbers_is_not_exported(tmp_path, capsys):
+    model = random_model(tiny_config("semantic_fpn"))
+    model.decode_head.classifier.bias.data[0] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    VanImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path / "model")
+    assert run(tmp_path / "model", tmp_path / "export", "--format", "torch_export", "--size", 64, 96) == 2
+    assert "are not all numbers" in capsys.readouterr().err and not (tmp_path / "export").exists()
+
+
+def test_a_full_disk(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: Namespace(free=2**20))
+    assert run(trained, tmp_path / "export", "--format", "torch_export") == 2
+    assert "1 MB are free, and an export may take" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+    class Program:
+        def save_pretrained(self, folder):
+            raise RuntimeError("file write failed\nand more")
+
+    with pytest.raises(OSError, match="file write failed: '.*export'"):
+        export.save_program(Program(), tmp_path / "export")
+
+
 def test_what_a_killed_run_has_left_goes(trained, tmp_path):
     left = tmp_path / ".partial-export"
     (left / "export").mkdir(parents=True)
@@ -132,6 +157,12 @@ def test_calibration_pictures_are_the_same_for_a_seed(boxes):
 def test_bad_input(trained, exported, boxes, tmp_path, capsys):
     Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
     (tmp_path / "labels.json").write_text(json.dumps({str(idx): f"other {idx}" for idx in BOX_NAMES}))
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert run(trained, tmp_path / "link", "--format", "torch_export") == 2
+    assert run(trained, "/", "--format", "torch_export") == 2
+    assert run(trained, "", "--format", "torch_export") == 2
+    assert capsys.readouterr().err.count("is there already; name another OUTPUT_DIR") == 3
+    (tmp_path / "link").unlink()
     for arguments, message in (
         ((tmp_path / "missing", "--format", "torch_export"), "missing"),
         ((exported, "--format", "torch_export"), "torch_export program"),
@@ -186,7 +217,7 @@ def test_predict_takes_an_export(trained, exported, label_maps, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_eval_seg_takes_an_export(trained, exported, label_maps, boxes, tmp_path):
+def test_eval_seg_takes_an_export(trained, exported, boxes, tmp_path):
     arguments = (EXAMPLES / "eval_seg.py", "--dataset", boxes, "--flip", "--model_name_or_path")
     finish(launch(*arguments, trained, "--output_dir", "torch", cwd=tmp_path))
     finish(launch(*arguments, exported, "--trust_pickle", "--output_dir", "export", num_processes=2, cwd=tmp_path))
@@ -195,9 +226,35 @@ def test_eval_seg_takes_an_export(trained, exported, label_maps, boxes, tmp_path
     assert results["torch"]["model"]["runtime"] == "torch"
     model = results["export"]["model"]
     assert model["runtime"] == "torch_export" and model["precision"] == "float32" and model["export"]["size"] is None
-    failed = launch(*arguments, label_maps, "--trust_pickle", "--mixed_precision", "bf16", cwd=tmp_path)
-    output = failed.communicate()[0]
-    assert failed.returncode and "--flip average scores, and" in output and "--mixed_precision: " in output
+
+
+def test_what_eval_seg_cannot_do_with_an_export(exported, label_maps):
+    def problems(folder, **changes) -> list[str]:
+        chosen = {"mode": "whole", "crop_size": None, "stride": None, "multi_scale": False, "flip": False}
+        args = Namespace(model_name_or_path=str(folder), **{"mixed_precision": None} | chosen | changes)
+        return eval_seg.find_export_problems(args, load_model(str(folder), trust_pickle=True)[0])
+
+    slide = {"mode": "slide", "crop_size": 64, "stride": 32}
+    assert problems(exported, multi_scale=True, flip=True, **slide) == [] == problems(label_maps)
+    for folder, changes, messages in (
+        (exported, {"mixed_precision": "bf16"}, ["--mixed_precision: "]),
+        (label_maps, {"flip": True}, ["--flip average scores"]),
+        (label_maps, {"multi_scale": True}, ["--flip average scores", "takes pictures of 64x96 pixels alone"]),
+        (label_maps, slide, ["--flip average scores", "takes pictures of 64x96 pixels alone"]),
+    ):
+        found = problems(folder, **changes)
+        assert len(found) == len(messages) and all(map(str.__contains__, found, messages))
+
+
+def test_the_pipeline_takes_an_export(trained, exported, caplog):
+    model, image_processor = load_model(str(exported), trust_pickle=True)
+    picture = Image.effect_noise((100, 80), 90).convert("RGB")
+    segments = pipeline("image-segmentation", model=model, image_processor=image_processor)(picture)
+    expected = pipeline("image-segmentation", model=str(trained))(picture)
+    assert "is not supported" not in caplog.text
+    assert [segment["label"] for segment in segments] == [segment["label"] for segment in expected]
+    for segment, other in zip(segments, expected, strict=True):
+        assert (np.asarray(segment["mask"]) == np.asarray(other["mask"])).mean() > 0.999
 
 
 def test_benchmarks_take_an_export(exported, monkeypatch, capsys, tmp_path):

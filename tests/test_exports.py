@@ -98,6 +98,8 @@ def test_export_of_a_fixed_size(fixed, processor):
     assert check.agreement < 0.9 and check.largest_difference > 0.01
     with pytest.raises(ValueError, match="takes pictures of 64x96 pixels alone, got 64x64"):
         exported(torch.zeros(1, 3, 64, 64))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (exported(inputs[0]).logits == exported(inputs[0]).logits).all()
     with pytest.raises(ValueError, match="computes in its own precision, float32, and cannot in torch.bfloat16"):
         predict(exported, processor, torch.zeros(3, 64, 64, dtype=torch.uint8), dtype=torch.bfloat16)
 
@@ -154,11 +156,28 @@ def test_exports_that_cannot_be_loaded(fixed, tmp_path):
         ({"version": 2}, "is of version 2, and this package reads 1"),
         ({"source": {"format": "onnx"}}, "does not tell what the program was made of"),
         ({"source": content["source"] | {"format": "tflite"}}, "does not tell what the program was made of"),
+        ({"source": content["source"] | {"format": ["onnx"]}}, "does not tell what the program was made of"),
+        ({"source": content["source"] | {"size": [64]}}, "does not tell what the program was made of"),
+        ({"source": content["source"] | {"dtype": "float99"}}, "does not tell what the program was made of"),
+        ({"source": content["source"] | {"label_maps": "no"}}, "does not tell what the program was made of"),
+        ({"source": content["source"] | {"label_maps": True}}, "must return labels of 64x96 pixels, got"),
     ):
         write_json(folder / "export_info.json", content | change)
         with pytest.raises(ValueError, match=message):
             load_model(str(folder), trust_pickle=True)
     write_json(folder / "export_info.json", content)
+    manifest = read_json(folder / "export.json")
+    for components in ({}, [], {"model": manifest["components"]["model"] | {"file": "../model.pt2"}}):
+        write_json(folder / "export.json", manifest | {"components": components})
+        with pytest.raises(ValueError, match="export.json must name one program in its own folder"):
+            load_model(str(folder), trust_pickle=True)
+    write_json(folder / "export.json", manifest)
+    config = read_json(folder / "config.json")
+    changed = config | {"id2label": {"0": "one", "1": "two"}, "label2id": {"one": 0, "two": 1}, "palette": None}
+    write_json(folder / "config.json", changed)
+    with pytest.raises(ValueError, match="must return scores of 2 labels, as its config.json says"):
+        load_model(str(folder), trust_pickle=True)
+    write_json(folder / "config.json", config)
     program = (folder / "model.pt2").read_bytes()
     (folder / "model.pt2").write_bytes(program[: len(program) // 2])
     with pytest.raises(ValueError, match="the export .* cannot be used|is not the one"):
@@ -198,6 +217,10 @@ def test_scores_that_are_not_numbers_are_a_difference(processor, pictures):
 
 def test_what_cannot_be_exported(monkeypatch):
     model = random_model(tiny_config("semantic_fpn"))
+    with pytest.raises(ValueError, match="the format must be one of onnx, openvino, .* got 'tflite'"):
+        export_model(model, "tflite")
+    with pytest.raises(ValueError, match=r"33 to 4096 pixels, got \(64,\)"):
+        export_model(model, "torch_export", (64,))
     with pytest.raises(ValueError, match=r"33 to 4096 pixels, got \(32, 96\)"):
         export_model(model, "torch_export", (32, 96))
     with monkeypatch.context() as context:

