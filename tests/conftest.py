@@ -3,12 +3,13 @@
 """What several test files share: the tiny VAN that the golden data was measured on, its files, a tiny dataset, and
 the launcher of the examples."""
 
+import functools
 import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +24,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from van_hf import VanConfig, files
+from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, files
+from van_hf.exports import ExportInfo, export_model, package_versions, save_info
+from van_hf.inference import digest_of_weights
 from van_hf.model.configuration_van import DECODE_HEADS
+from van_hf.visualization import default_palette
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "tests" / "programs"  # what tests run in processes of their own
@@ -70,6 +74,33 @@ def random_pixel_values() -> torch.Tensor:
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
     return random_pixel_values()
+
+
+@pytest.fixture(scope="session")
+def export_of(tmp_path_factory) -> Callable[[str, str], tuple[Path, VanForSemanticSegmentation]]:
+    """Returns the folder of an export of free size, as examples/export.py writes it, and its model, by format and
+    decode head; each is made once, because real exporters take their time."""
+
+    from benchmarks.models import random_model  # the programs that import this file do not find the examples
+
+    @functools.cache
+    def export(name: str, decode_head: str) -> tuple[Path, VanForSemanticSegmentation]:
+        model = random_model(tiny_config(decode_head))
+        model.config.palette = default_palette(model.config.num_labels)
+        folder = tmp_path_factory.mktemp("exports") / f"{name}-{decode_head}"
+        write_export(folder, model, name)
+        return folder, model
+
+    return export
+
+
+def write_export(folder: Path, model: VanForSemanticSegmentation, name: str, **options) -> ExportInfo:
+    """Write an export as examples/export.py does."""
+    export_model(model, name, **options).save_pretrained(folder)
+    VanImageProcessor(size={"shortest_edge": 64}).save_pretrained(folder)
+    info = ExportInfo("tiny", digest_of_weights(model), name, packages=package_versions(name), **options)
+    save_info(folder, info, {})
+    return info
 
 
 def _second_derivative(function, point, direction):

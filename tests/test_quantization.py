@@ -1,11 +1,10 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import importlib
+
 import pytest
 import torch
-from benchmarks.models import random_model
-from conftest import tiny_config
 
-from van_hf.exports import export_model
 from van_hf.quantization import quantize_export
 
 pytest.importorskip("transformers.exporters", reason="exports need transformers 5.23")
@@ -35,13 +34,13 @@ def is_quantized(program, kind: str) -> list[bool]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "decode_head"), [("onnx", "semantic_fpn"), ("openvino", "light_ham")])
-def test_int8(name, decode_head):
-    model = random_model(tiny_config(decode_head))
-    exported = export_model(model, name)
+def test_int8(name, decode_head, export_of):
+    exporters = importlib.import_module("transformers.exporters")
+    folder, model = export_of(name, decode_head)
+    exported, again = (exporters.ExportedModel.from_pretrained(folder, device="cpu") for _ in range(2))
     size = sum(map(len, constants(name, exported.program)))
-    quantize_export(exported, name, inputs())
-    again = export_model(model, name)
-    quantize_export(again, name, inputs())
+    for each in (exported, again):
+        quantize_export(each, name, inputs())
     assert sorted(constants(name, again.program)) == sorted(constants(name, exported.program))
     assert sum(map(len, constants(name, exported.program))) < 0.6 * size
 

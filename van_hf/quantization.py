@@ -86,7 +86,7 @@ def _quantize_onnx(program, inputs: Inputs):
 
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder, name)) for name in ("float.onnx", "int8.onnx")]
-        onnx_ir.save(program, paths[0])
+        onnx_ir.save(onnx_ir.external_data.load_to_model(program), paths[0])
         quantization.quantize_static(
             *paths,
             Reader(),
