@@ -20,9 +20,9 @@ import os
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -51,10 +51,11 @@ from van_hf.exports import (
     check_export,
     check_packages,
     export_model,
+    in_a_line,
     package_versions,
     save_info,
 )
-from van_hf.files import claim_folder
+from van_hf.files import whole_folder
 from van_hf.inference import PICTURE_FORMATS, RATIOS, digest_of_weights, load_model, predict
 from van_hf.model.interpolation import resize_to
 from van_hf.quantization import quantize_export
@@ -293,8 +294,7 @@ def save_program(program: "ExportedModel", folder: Path) -> None:
     try:
         program.save_pretrained(folder)
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise OSError(getattr(error, "errno", None) or errno.EIO, reason[:200], str(folder)) from error
+        raise OSError(getattr(error, "errno", None) or errno.EIO, in_a_line(error), str(folder)) from error
 
 
 def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
@@ -303,7 +303,7 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
     Args:
         args: the command line.
         folder: where the export goes; it is there, and empty.
-        scratch: where what is needed meanwhile goes, on the same disk.
+        scratch: where what is needed meanwhile goes.
 
     Returns:
         What there is to say of it, in sentences without full stops.
@@ -375,7 +375,7 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
         pixel_values = image_processor(pictures[0], return_tensors="pt")["pixel_values"]
         speedup = content["speedup"] = compare_speed(exported, unquantized, pixel_values)
         height, width = pixel_values.shape[-2:]
-        slower = ": SLOWER than without --int8, as it is on processors without instructions for it"
+        slower = ": SLOWER than without --int8, as it can be on processors without instructions for it"
         sentences.append(
             f"on this machine int8 is {speedup:.2f} times as fast as {args.dtype} at {height}x{width}"
             + (slower if speedup < 1 else "")
@@ -386,32 +386,15 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    output_dir = Path(os.path.abspath(args.output_dir))
-    # Beside its place, which it takes whole. What a killed run has left there goes to the next one of this name.
-    partial_dir = output_dir.parent / f".partial-{output_dir.name}"
-    folder, scratch = partial_dir / "export", partial_dir / "scratch"
     try:
-        in_the_way = output_dir.is_symlink() or not output_dir.is_dir() or any(output_dir.iterdir())
-        if os.path.lexists(output_dir) and in_the_way:
-            raise ValueError(f"{args.output_dir} is there already; name another OUTPUT_DIR, or remove it")
-        with claim_folder(partial_dir):
-            try:
-                for path in (folder, scratch):
-                    shutil.rmtree(path, ignore_errors=True)
-                    path.mkdir()
-                sentences = export(args, folder, scratch)
-                os.replace(folder, output_dir)
-            finally:
-                for path in (folder, scratch):
-                    shutil.rmtree(path, ignore_errors=True)
-        with suppress(OSError):  # it is gone unless a killed run had made it
-            partial_dir.rmdir()
+        with whole_folder(args.output_dir) as folder, tempfile.TemporaryDirectory() as scratch:
+            sentences = export(args, folder, Path(scratch))
     except (ValueError, OSError) as error:
         print("error:", *as_text(error).splitlines(), file=sys.stderr)
         return 2
     for sentence in sentences:
         print(f"{sentence[0].upper()}{sentence[1:]}.")
-    print(f"The export is in {as_text(output_dir)}")
+    print(f"The export is in {as_text(args.output_dir)}")
     return 0
 
 

@@ -12,11 +12,9 @@ folder `web` beside this script are copied as they are; what they are told of th
 """
 
 import argparse
-import os
 import re
 import shutil
 import sys
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +23,7 @@ from predict import as_text
 
 from van_hf import VanImageProcessor
 from van_hf.exports import INFO, MAX_SIDE, MIN_SIDE, ExportedSegmentationModel
-from van_hf.files import claim_folder, read_json, write_json, write_text
+from van_hf.files import read_json, whole_folder, write_json, write_text
 from van_hf.inference import load_model
 from van_hf.privacy import public_name
 from van_hf.visualization import drawable, palette_of
@@ -56,13 +54,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         " such a folder, from which each browser gets them",
     )
     return parser.parse_args(argv)
-
-
-def check_output_dir(output_dir: Path) -> None:
-    """Raise a ValueError where a folder is in the way."""
-    in_the_way = output_dir.is_symlink() or not output_dir.is_dir() or any(output_dir.iterdir())
-    if os.path.lexists(output_dir) and in_the_way:
-        raise ValueError(f"{output_dir} is there already; name another OUTPUT_DIR, or remove it")
 
 
 def find_runtime(runtime: str | None) -> Path | str:
@@ -177,31 +168,18 @@ def write_page(folder: Path, description: dict, export: Path, runtime: Path | st
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    output_dir = Path(os.path.abspath(args.output_dir))
-    # Beside its place, which it takes whole. What a killed run has left there goes to the next one of this name.
-    partial_dir = output_dir.parent / f".partial-{output_dir.name}"
-    folder = partial_dir / "page"
     try:
-        check_output_dir(output_dir)
-        runtime = find_runtime(args.runtime)
-        model, image_processor = load_export(args.export)
-        description = describe_model(model, image_processor, args.export, runtime)
-        with claim_folder(partial_dir):
-            try:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                write_page(folder, description, args.export, runtime)
-                os.replace(folder, output_dir)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # it is gone unless a killed run had made it
-            partial_dir.rmdir()
+        with whole_folder(args.output_dir) as folder:
+            runtime = find_runtime(args.runtime)
+            model, image_processor = load_export(args.export)
+            description = describe_model(model, image_processor, args.export, runtime)
+            write_page(folder, description, args.export, runtime)
     except (ValueError, OSError) as error:
         print("error:", *as_text(error).splitlines(), file=sys.stderr)
         return 2
-    size = sum(path.stat().st_size for path in output_dir.rglob("*") if path.is_file())
-    print(f"The page, {size / 1e6:.1f} MB, is in {as_text(output_dir)}; to try it:")
-    print(f"python -m http.server --directory {as_text(output_dir)}")
+    size = sum(path.stat().st_size for path in args.output_dir.rglob("*") if path.is_file())
+    print(f"The page, {size / 1e6:.1f} MB, is in {as_text(args.output_dir)}; to try it:")
+    print(f"python -m http.server --directory {as_text(args.output_dir)}")
     return 0
 
 

@@ -113,8 +113,8 @@ def test_a_full_disk(trained, tmp_path, monkeypatch, capsys):
 
 def test_what_a_killed_run_has_left_goes(trained, tmp_path):
     left = tmp_path / ".partial-export"
-    (left / "export").mkdir(parents=True)
-    (left / "export" / "model.pt2").write_bytes(b"half")
+    (left / "new").mkdir(parents=True)
+    (left / "new" / "model.pt2").write_bytes(b"half")
     assert run(trained, tmp_path / "export", "--format", "torch_export", "--size", 64, 96) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 MIN_SIDE, MAX_SIDE = 33, 4096
 MANIFEST, INFO = "export.json", "export_info.json"
 INFO_VERSION = 1
+# Of the files that runtimes run, with their weights.
+PROGRAM_SUFFIXES = (".onnx", ".data", ".xml", ".bin", ".pt2", ".pte", ".ptd")
 
 
 class ExportFormat(NamedTuple):
@@ -234,7 +236,7 @@ def export_model(
         with torch.autocast("cpu", enabled=False):  # which would become part of the program
             exported = getattr(exporters, format.exporter)().export(program, inputs, config)
     except Exception as error:  # of many kinds, most of them thousands of lines long
-        raise ValueError(f"the model cannot be exported to {name}: {_in_a_line(error)}") from error
+        raise ValueError(f"the model cannot be exported to {name}: {in_a_line(error)}") from error
     for component in exported.components.values():
         _remove_stack_traces(component.program)
     return exported
@@ -264,7 +266,7 @@ def digest_of_program(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.iterdir()):
         # The program's files alone: JSON and cards may be edited.
-        if path.suffix in (".onnx", ".data", ".xml", ".bin", ".pt2", ".pte", ".ptd"):
+        if path.suffix in PROGRAM_SUFFIXES:
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:
                 while block := file.read(2**20):
@@ -340,7 +342,7 @@ class ExportedSegmentationModel(torch.nn.Module):
         except OSError:
             raise
         except Exception as error:
-            raise ValueError(f"the export {place} cannot be used: {_in_a_line(error)}") from error
+            raise ValueError(f"the export {place} cannot be used: {in_a_line(error)}") from error
         folder = Path(cached_file(name_or_path, INFO, subfolder=subfolder)).parent
         if digest_of_program(folder) != digest:
             raise ValueError(
@@ -359,7 +361,7 @@ class ExportedSegmentationModel(torch.nn.Module):
             with torch.inference_mode():
                 (values,) = self(torch.zeros(1, self.config.num_channels, *size)).values()
         except Exception as error:
-            raise ValueError(f"the export {place} cannot be run: {_in_a_line(error)}") from error
+            raise ValueError(f"the export {place} cannot be run: {in_a_line(error)}") from error
         if self.info.label_maps:
             expected, is_right = f"labels of {size[0]}x{size[1]} pixels", values.shape == (1, *size)
         else:
@@ -480,7 +482,7 @@ def _runtime_options(info: ExportInfo, num_threads: int) -> dict:
     return {}
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     """Return what an error says in a line: those of exporters and runtimes are thousands of lines long."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:500]}"
 

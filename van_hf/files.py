@@ -5,6 +5,7 @@
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -118,6 +119,38 @@ def claim_folder(folder: Path) -> Iterator[bool]:
         for path in made:
             with suppress(OSError):  # most often because it is not empty
                 path.rmdir()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Let the block write a folder, which appears in its place once it is whole; on failure nothing is left.
+
+    It is written beside its place, to `.partial-NAME/new`. What a killed run has left there goes to the next one.
+
+    Yields:
+        An empty folder to write to.
+
+    Raises:
+        ValueError: something is in its place that is not an empty folder.
+        BlockingIOError: another process is writing it.
+        OSError: it cannot be made or written to.
+    """
+    place = Path(os.path.abspath(folder))
+    in_the_way = place.is_symlink() or not place.is_dir() or any(place.iterdir())
+    if os.path.lexists(place) and in_the_way:
+        raise ValueError(f"{folder} is there already; name another OUTPUT_DIR, or remove it")
+    partial = place.parent / f".partial-{place.name}"
+    new = partial / "new"
+    with claim_folder(partial):
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            yield new
+            os.replace(new, place)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    with suppress(OSError):  # it is gone unless a killed run had made it
+        partial.rmdir()
 
 
 def _lock(path: Path) -> int | None:

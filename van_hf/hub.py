@@ -20,7 +20,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from .exports import INFO, MANIFEST, digest_of_program, read_info
+from .exports import INFO, MANIFEST, PROGRAM_SUFFIXES, digest_of_program, read_info
 from .files import read_json
 from .inference import digest_of_weights, load_config, load_weights
 from .privacy import public_json
@@ -34,9 +34,7 @@ PICTURES = (
     *("training_curves.png", "predictions.png", "example.png"),
     *("confusion_matrix.png", "best_pictures.png", "worst_pictures.png"),
 )
-# Suffixes of the files that an export's runtime runs, and all that goes with them.
-PROGRAMS = (".onnx", ".data", ".xml", ".bin", ".pt2")
-EXPORT = (MANIFEST, INFO, *CONFIGS, "*.py", *(f"*{suffix}" for suffix in PROGRAMS))
+EXPORT = (MANIFEST, INFO, *CONFIGS, "*.py", *(f"*{suffix}" for suffix in PROGRAM_SUFFIXES))
 # What web_demo.py writes; a page cannot be without the first two.
 PAGE = ("index.html", "model.json", "*.css", "*.js", "model/*", "onnxruntime/*")
 # The base of all errors of the HTTP client, which is httpx in huggingface_hub 1 and httpx2 in 2.
@@ -162,7 +160,7 @@ def collect_export(folder: Path, weights: str) -> dict[str, Path | bytes]:
             " folder"
         )
     names = [MANIFEST, INFO, *CONFIGS]
-    names += sorted(path.name for path in folder.iterdir() if path.suffix in PROGRAMS)
+    names += sorted(path.name for path in folder.iterdir() if path.suffix in PROGRAM_SUFFIXES)
     specifications = check_manifest(folder, names)
     names += find_code(folder, is_export=True)
     for name in names:
@@ -339,7 +337,7 @@ def create_card(files: dict[str, Path | bytes], repo_id: str, released: str | No
     for name in sorted(files):
         folder = Path(name).parent
         if Path(name) == folder / INFO:
-            program = [file for file in files if Path(file).parent == folder and Path(file).suffix in PROGRAMS]
+            program = [file for file in files if Path(file).parent == folder and Path(file).suffix in PROGRAM_SUFFIXES]
             num_bytes = sum(files[file].stat().st_size for file in program)
             exports.append(CardExport(str(folder), _content(files[name]), num_bytes))
     with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from .exports import in_a_line
+
 if TYPE_CHECKING:
     from transformers.exporters import ExportedModel
 
@@ -49,8 +51,7 @@ def quantize_export(exported: "ExportedModel", name: str, inputs: Inputs) -> Non
     try:
         component.program = quantizers[name](component.program, inputs)
     except Exception as error:  # of many kinds
-        reason = next(iter(str(error).splitlines()), "")[:500]
-        raise ValueError(f"the program cannot be quantized: {type(error).__name__}: {reason}") from error
+        raise ValueError(f"the program cannot be quantized: {in_a_line(error)}") from error
     exported._runners = None
 
 

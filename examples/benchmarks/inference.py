@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from van_hf import VanConfig, VanForSemanticSegmentation
-from van_hf.exports import ExportedSegmentationModel, LabelMaps
+from van_hf.exports import ExportedSegmentationModel, LabelMaps, read_info
 from van_hf.inference import load_model
 from van_hf.model.configuration_van import DECODE_HEADS
 
@@ -95,7 +95,7 @@ def side_title(name: str, size: str) -> str:
 
 def export_title(folder: str) -> str:
     """Return what the table calls an export: its folder's name, runtime and precision."""
-    info = load_model(folder, trust_pickle=True)[0].info
+    info, _ = read_info(folder, "", folder)
     return f"{Path(folder).name} ({info.format}, {info.precision})"
 
 
