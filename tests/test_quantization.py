@@ -1,10 +1,16 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import importlib
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import PROGRAMS, child_environment
 
+from van_hf.exports import ExportedSegmentationModel, read_info
+from van_hf.openvino_process import openvino_kept_in_place
 from van_hf.quantization import quantize_export
 
 pytest.importorskip("transformers.exporters", reason="exports need transformers 5.23")
@@ -33,11 +39,23 @@ def is_quantized(program, kind: str) -> list[bool]:
 
 
 @pytest.mark.slow
+def test_openvino_leaves_the_process_and_its_user_alone(tmp_path):
+    command = [sys.executable, PROGRAMS / "export_with_openvino.py", tmp_path / "export"]
+    run = subprocess.run(
+        command, env={**child_environment(), "HOME": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == {"handled": 1, "reports": [], "CI": None}
+    assert not (tmp_path / "intel").exists()  # where the user would get an identity
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "decode_head"), [("onnx", "semantic_fpn"), ("openvino", "light_ham")])
 def test_int8(name, decode_head, export_of):
     exporters = importlib.import_module("transformers.exporters")
     folder, model = export_of(name, decode_head)
-    exported, again = (exporters.ExportedModel.from_pretrained(folder, device="cpu") for _ in range(2))
+    with openvino_kept_in_place():
+        exported, again = (exporters.ExportedModel.from_pretrained(folder, device="cpu") for _ in range(2))
     size = sum(map(len, constants(name, exported.program)))
     for each in (exported, again):
         quantize_export(each, name, inputs())
@@ -51,7 +69,8 @@ def test_int8(name, decode_head, export_of):
     pixel_values = torch.cat([inputs()[0], inputs()[2]])
     with torch.no_grad():
         expected = model(pixel_values).logits
-    logits = exported(pixel_values=pixel_values)["logits"]
+    info, _ = read_info(folder, "", str(folder))
+    logits = ExportedSegmentationModel(exported, info)(pixel_values).logits
     difference = (logits - expected).abs()
     # Of random weights, which are the worst for it; trained models' labels agree to 98 %.
     assert 0 < difference.mean() < 0.1 * expected.abs().max()

@@ -32,6 +32,7 @@ from .machine import cores_per_process
 from .model.configuration_van import VanConfig
 from .model.interpolation import resize_to
 from .model.modeling_van import VanForSemanticSegmentation
+from .openvino_process import openvino_kept_in_place
 
 if TYPE_CHECKING:
     from transformers.exporters import ExportedModel
@@ -233,7 +234,8 @@ def export_model(
         sides[3] = torch.export.Dim("width", min=MIN_SIDE, max=MAX_SIDE)
         config.dynamic_shapes = {"pixel_values": {0: torch.export.Dim("batch"), **sides}}
     try:
-        with torch.autocast("cpu", enabled=False):  # which would become part of the program
+        # Autocast would become part of the program.
+        with openvino_kept_in_place(), torch.autocast("cpu", enabled=False):
             exported = getattr(exporters, format.exporter)().export(program, inputs, config)
     except Exception as error:  # of many kinds, most of them thousands of lines long
         raise ValueError(f"the model cannot be exported to {name}: {in_a_line(error)}") from error
@@ -293,7 +295,8 @@ class ExportedSegmentationModel(torch.nn.Module):
     def __init__(self, exported: "ExportedModel", info: ExportInfo, digest: str = ""):
         super().__init__()
         self.config, self.info, self.digest = exported.config, info, digest
-        self.device = exported.device
+        with openvino_kept_in_place():
+            self.device = exported.device  # which compiles the program, where it was not yet
         self._exported = exported
         # OpenVINO's request is for one thread at a time, and no runtime gains by a second caller.
         self._lock = threading.Lock()
@@ -332,13 +335,14 @@ class ExportedSegmentationModel(torch.nn.Module):
             )
         _check_manifest(Path(cached_file(name_or_path, MANIFEST, subfolder=subfolder)), place)
         try:
-            exported = import_module("transformers.exporters").ExportedModel.from_pretrained(
-                name_or_path,
-                subfolder=subfolder,
-                device=device,
-                trust_remote_code=trust_pickle,
-                **_runtime_options(info, num_threads or cores_per_process()),
-            )
+            with openvino_kept_in_place():
+                exported = import_module("transformers.exporters").ExportedModel.from_pretrained(
+                    name_or_path,
+                    subfolder=subfolder,
+                    device=device,
+                    trust_remote_code=trust_pickle,
+                    **_runtime_options(info, num_threads or cores_per_process()),
+                )
         except OSError:
             raise
         except Exception as error:

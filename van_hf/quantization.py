@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from .exports import in_a_line
+from .openvino_process import openvino_kept_in_place
 
 if TYPE_CHECKING:
     from transformers.exporters import ExportedModel
@@ -49,7 +50,8 @@ def quantize_export(exported: "ExportedModel", name: str, inputs: Inputs) -> Non
         raise ValueError(f"int8 is for {' and '.join(quantizers)}, not for {name}")
     (component,) = exported.components.values()
     try:
-        component.program = quantizers[name](component.program, inputs)
+        with openvino_kept_in_place():
+            component.program = quantizers[name](component.program, inputs)
     except Exception as error:  # of many kinds
         raise ValueError(f"the program cannot be quantized: {in_a_line(error)}") from error
     exported._runners = None
