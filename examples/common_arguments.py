@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from tqdm.auto import tqdm
 
-from van_hf.data import SegmentationDataset, load_segmentation_dataset
+from van_hf.data import LABEL_TABLES, SegmentationDataset, load_segmentation_dataset
 from van_hf.files import claim_folder, write_whole
 
 T = TypeVar("T")
@@ -45,10 +45,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     data.add_argument("--image_column", help="column of the pictures; guessed from its name by default")
     data.add_argument("--mask_column", help="column of the masks; guessed from its name by default")
     data.add_argument(
-        "--id2label", type=expand_user, help="JSON file of the label names; found with the dataset by default"
+        "--id2label",
+        type=expand_user,
+        help="file of the label names and, if need be, colours: JSON, a CSV table or "
+        "CVAT's labelmap.txt; found with the dataset by default",
     )
     data.add_argument("--do_reduce_labels", action=argparse.BooleanOptionalAction,
                       help="whether 0 in the masks means 'other' and is ignored")  # fmt: skip
+    data.add_argument("--label_table", help=f"whose labels, colours and raw values the masks have: "
+                      f"{', '.join(LABEL_TABLES)}")  # fmt: skip
+    data.add_argument("--mask_values", nargs="+", metavar="RAW=LABEL", help="what masks hold, if not labels, such as "
+                      "0=0 255=1 7=ignore, 0=background 255=crack or '#ff0000=car'; or a JSON file of it")  # fmt: skip
+    data.add_argument("--mask_palettes", action="store_true", help="read masks with palettes by their colours")
+    data.add_argument("--mask_tolerance", type=int, default=0, help="how far values, or channels of colours, may be "
+                      "from those listed, as in masks that were saved as JPEG")  # fmt: skip
+    data.add_argument("--ignore_unlisted", action="store_true", help="ignore mask values and colours not listed")
     return data
 
 
@@ -64,7 +75,18 @@ def load_dataset(args: argparse.Namespace) -> SegmentationDataset:
         validation_split=args.validation_split,
         config_name=args.dataset_config_name,
         revision=args.dataset_revision,
+        label_table=args.label_table,
+        mask_values=mask_values(args),
+        mask_palettes=args.mask_palettes,
+        mask_tolerance=args.mask_tolerance,
+        ignore_unlisted=args.ignore_unlisted,
     )
+
+
+def mask_values(args: argparse.Namespace) -> str | list[str] | None:
+    """Return what --mask_values names: a file, or the pairs themselves."""
+    given = args.mask_values
+    return expand_user(given[0]) if given is not None and len(given) == 1 and "=" not in given[0] else given
 
 
 def find_common_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
@@ -76,6 +98,10 @@ def find_common_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append("--mixed_precision fp16 needs a GPU; on the CPU bf16 or no will do")
     if args.id2label is not None and not os.path.isfile(args.id2label):
         problems.append(f"--id2label {args.id2label} is not a file")
+    if args.label_table is not None and args.label_table not in LABEL_TABLES:
+        problems.append(f"--label_table must be one of {', '.join(LABEL_TABLES)}, got {args.label_table!r}")
+    if not 0 <= args.mask_tolerance <= 127:
+        problems.append(f"--mask_tolerance must be from 0 to 127, got {args.mask_tolerance}")
     path = args.model_name_or_path
     if path is not None and os.path.isdir(path) and not os.path.isfile(os.path.join(path, "config.json")):
         problems.append(f"--model_name_or_path {path} is a folder without a config.json, so it holds no model")

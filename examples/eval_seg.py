@@ -106,6 +106,7 @@ class Evaluation:
             "dataset_fingerprint": self.dataset.splits["validation"]._fingerprint,
             "labels": list(self.dataset.id2label.values()),
             "do_reduce_labels": self.dataset.do_reduce_labels,
+            "mask_meaning": asdict(self.dataset.mask_meaning) if self.dataset.mask_meaning else None,
             **asdict(resolve_protocol(self.args)),
             "mixed_precision": mixed_precision(self.args),
             "device": self.accelerator.device.type,

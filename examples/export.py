@@ -148,6 +148,7 @@ class CalibrationPictures:
                 num_labels=self.dataset.num_labels,
                 do_reduce_labels=self.dataset.do_reduce_labels,
                 name=f"{self.dataset.name} train",
+                mask_meaning=self.dataset.mask_meaning,
             )
             yield self.image_processor(image, return_tensors="pt")["pixel_values"]
 

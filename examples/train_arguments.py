@@ -351,8 +351,11 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
         *("jpeg_draft", "num_threads"),
     )
+    # Absent unless given, as in checkpoints from before there were such.
+    mask_names = ("label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")
     per_device, accumulation = batch_sizes(args, recipe, num_processes)
     run = {name: getattr(args, name) for name in names} | asdict(recipe)
+    run |= {name: value for name in mask_names if (value := getattr(args, name))}
     run |= {
         "total_train_batch_size": per_device * accumulation * num_processes,
         "per_device_train_batch_size": per_device,

@@ -203,6 +203,7 @@ def create_loader(run: Run) -> DataLoader:
         num_samples=recipe.max_train_steps * recipe.total_train_batch_size,
         name=f"{dataset.name} train",
         jpeg_draft=args.jpeg_draft,
+        mask_meaning=dataset.mask_meaning,
     )
     return DataLoader(
         samples,

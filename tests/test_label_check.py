@@ -31,7 +31,8 @@ def test_masks_of_0_and_255_are_refused():
     assert str(error.value) == (
         "dataset 'fields': its 6 training masks hold 0 (95.0 %) and 255 (5.0 %), and 255 is ignored: the only label "
         "is 0 'background', and a model would learn nothing. Write masks of 0, 1, … in the order of the label names, "
-        "with 255 only where nothing is to be learned; masks of 0 and 255 become masks of 0 and 1."
+        "with 255 only where nothing is to be learned; masks of 0 and 255 are read by mask_values "
+        "{0: 0, 255: 1} (--mask_values 0=0 255=1)."
     )
 
 

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import common_arguments
 import pytest
 import torch
 import train_arguments
@@ -208,6 +209,28 @@ def test_what_would_fail_at_the_end_is_found_at_the_beginning(parse, monkeypatch
     assert len(found) == len(expected)
     for part in expected:
         assert any(part in problem for problem in found)
+
+
+def test_what_masks_mean_is_part_of_the_run(parse):
+    plain = parse()
+    assert "mask_values" not in train_arguments.describe_run(plain, resolve_recipe(plain), 1)  # as before there was it
+    args = parse("--mask_values", "0=0", "255=1", "--mask_tolerance", 3)
+    run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+    assert run["mask_values"] == ["0=0", "255=1"] and run["mask_tolerance"] == 3
+    Path("run/checkpoint-1").mkdir(parents=True)
+    Path("run/checkpoint-1/run.json").write_text(json.dumps(run))
+    args = parse("--mask_values", "0=1", "255=0", "--resume_from_checkpoint", "run/checkpoint-1")
+    expected = ["mask_tolerance is None", "mask_values is ['0=1', '255=0'], but"]
+    assert [problem[: len(start)] for problem, start in zip(problems(args), expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize("given", [["values.json"], ["0=0", "255=1"]])
+def test_mask_values_are_a_file_or_pairs(parse, boxes, given):
+    Path("values.json").write_text('{"0": 0, "255": 1}')
+    names = Path("names.json")
+    names.write_text('["a", "b"]')
+    args = parse("--dataset", boxes, "--id2label", names, "--mask_values", *given)
+    assert common_arguments.load_dataset(args).mask_meaning.values == ((0, 0), (255, 1))
 
 
 def test_fsdp_is_refused(parse, monkeypatch):

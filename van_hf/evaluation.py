@@ -69,6 +69,7 @@ def read_validation_example(dataset: SegmentationDataset, idx: int) -> tuple[tor
         num_labels=dataset.num_labels,
         do_reduce_labels=dataset.do_reduce_labels,
         name=f"{dataset.name} validation",
+        mask_meaning=dataset.mask_meaning,
     )
 
 

@@ -4,10 +4,14 @@
 
 from .augmentation import TrainAugmentation
 from .label_check import check_train_labels, check_validation_labels
+from .label_tables import LABEL_TABLES
 from .loading import SegmentationDataset, load_segmentation_dataset
+from .masks import MaskMeaning
 from .samples import TrainSamples, read_example
 
 __all__ = [
+    "LABEL_TABLES",
+    "MaskMeaning",
     "SegmentationDataset",
     "TrainAugmentation",
     "TrainSamples",

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from .augmentation import IGNORE_INDEX
 from .loading import SegmentationDataset
-from .samples import check_labels, named_errors, raw_labels
+from .masks import MaskMeaning, check_labels, raw_labels
+from .samples import named_errors
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks:
         mininterval=0.5 if sys.stderr.isatty() else 15,
         leave=False,
     )
-    with progress, closing(count_raw_values(masks, order, name)) as counted:
+    with progress, closing(count_raw_values(masks, order, name, dataset.mask_meaning)) as counted:
         for idx, counts in counted:
             with named_errors(masks, idx, name):
                 check_labels(np.array([*counts]), dataset.num_labels, dataset.do_reduce_labels)
@@ -130,17 +131,18 @@ def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks:
 
 
 def count_raw_values(
-    split: datasets.Dataset, indices: Sequence[int], name: str
+    split: datasets.Dataset, indices: Sequence[int], name: str, mask_meaning: MaskMeaning | None = None
 ) -> Iterator[tuple[int, dict[int, int]]]:
     """Yield the number of pixels by raw value of one mask after the other; several are decoded at a time.
 
     Args:
-        split: has the column `annotation`, decoded to PIL images of one channel.
+        split: has the column `annotation`, decoded to PIL images.
         indices: the numbers of the masks in the split.
         name: what the split is called in errors, such as "scenes train".
+        mask_meaning: how pixels become labels; by default the raw values are counted.
 
     Yields:
-        The number of the mask, and {raw value: number of pixels}. The values may be out of range.
+        The number of the mask, and {label before reduction: number of pixels}. They may be out of range.
 
     Raises:
         ValueError: a mask cannot be read; the message names it.
@@ -150,7 +152,7 @@ def count_raw_values(
 
     def count(idx: int) -> tuple[int, dict[int, int]]:
         with named_errors(masks, idx, name):
-            labels = raw_labels(masks[idx]["annotation"])
+            labels = raw_labels(masks[idx]["annotation"], mask_meaning)
         if labels.dtype == np.uint8:
             counts = np.bincount(labels.ravel())
             values = counts.nonzero()[0]
@@ -184,7 +186,7 @@ def _describe_lack(
     order = f"{first}, {first + 1}, … in the order of the label names"
     advice = [f"Write masks of {order}, with 255 only where nothing is to be learned"]
     if not dataset.do_reduce_labels and contents.pixels.keys() == {0, IGNORE_INDEX}:
-        advice.append("masks of 0 and 255 become masks of 0 and 1")
+        advice.append("masks of 0 and 255 are read by mask_values {0: 0, 255: 1} (--mask_values 0=0 255=1)")
     if dataset.do_reduce_labels and 0 in contents.pixels:
         advice.append("if 0 is a label and not 'other', give do_reduce_labels=False (--no-do_reduce_labels)")
     if dataset.num_labels < 2:

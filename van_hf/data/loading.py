@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from . import ade20k, scenes
 from .folders import mask_folders, pair_folders
 from .label_names import read_id2label
+from .label_tables import LABEL_TABLES, LabelTable, read_label_table, read_mask_values
+from .masks import IGNORE_INDEX, UNLISTED, MaskMeaning, add_listed
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class SegmentationDataset:
         id2label: the label names by label id, 0..num_labels - 1, as they are after reduction; no two are alike.
         do_reduce_labels: whether 0 in the annotations means "other", so that raw label k is label k - 1.
         palette: [red, green, blue] in 0..255 for each label, or None.
+        mask_meaning: how the annotations' pixels become labels; None where they are the labels.
     """
 
     name: str
@@ -57,6 +61,7 @@ class SegmentationDataset:
     id2label: dict[int, str]
     do_reduce_labels: bool
     palette: list[list[int]] | None
+    mask_meaning: MaskMeaning | None = None
 
     @property
     def num_labels(self) -> int:
@@ -88,6 +93,11 @@ def load_segmentation_dataset(
     validation_split: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
+    label_table: str | None = None,
+    mask_values: Mapping | Iterable[str] | str | Path | None = None,
+    mask_palettes: bool = False,
+    mask_tolerance: int = 0,
+    ignore_unlisted: bool = False,
 ) -> SegmentationDataset:
     """Load a dataset of pictures and masks. Nothing is decoded before it is asked for.
 
@@ -107,10 +117,12 @@ def load_segmentation_dataset(
         image_column: the column of the pictures. Guessed from its name by default.
         mask_column: the column of the masks. Guessed from its name by default.
         id2label: the label names {0: name, ...} as they are after reduction, a JSON file that holds them (an object or
-            a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. "scenes" and
-            "ade20k" know theirs. For all others they are looked for in `id2label.json` in the folder or Hub
-            repository; a folder without one that looks like ADE20K (its name, `objectInfo150.txt` or files called
-            `ADE_train_*`) gets ADE20K's; for any other a column that lists class labels tells them.
+            a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. Names may come
+            with colours, by which coloured masks are read, and from CSV tables too; see
+            `label_tables.read_label_table`. "scenes" and "ade20k" know theirs. For all others they are looked for in
+            `id2label.json` in the folder or Hub repository; a folder without one that looks like ADE20K (its name,
+            `objectInfo150.txt` or files called `ADE_train_*`) gets ADE20K's; for any other a column that lists class
+            labels tells them.
         do_reduce_labels: whether 0 in the masks means "other": 0 becomes 255 (ignored) and k becomes k - 1. By default
             True for "scenes", "ade20k" and for a folder that looks like ADE20K, unless it has an `id2label.json` or
             `id2label` is not of 150 labels; False for everything else.
@@ -118,6 +130,14 @@ def load_segmentation_dataset(
         validation_split: what to validate on. By default "validation", "val", "valid" or "dev".
         config_name: the configuration of a Hub dataset that has several.
         revision: the branch, tag or commit of a Hub dataset. For "ade20k" one commit is the default.
+        label_table: whose names, colours and raw values the masks have, one of `label_tables.LABEL_TABLES`:
+            "cityscapes" (`labelIds` masks), "pascal_voc", "loveda", "potsdam" or "vaihingen".
+        mask_values: what raw values, or colours, of the masks mean, as {0: 0, 255: 1, 7: "ignore"}, texts such as
+            "255=1", or a JSON file; see `label_tables.read_mask_values`. Labels may be written by name; where nothing
+            else tells the names, theirs are the labels in the order in which they are first written.
+        mask_palettes: whether masks with a palette go by its colours; otherwise the indices into it are the values.
+        mask_tolerance: how far a value, or each channel of a colour, may be from what is listed, 0 to 127.
+        ignore_unlisted: ignore values and colours that are not listed; by default they are an error when they are met.
 
     Raises:
         ValueError: there is no such dataset, or its columns, splits or label names are missing or not clear. The
@@ -127,16 +147,27 @@ def load_segmentation_dataset(
     source = _open(name, config_name, revision)
     splits = _choose_splits(name, source.splits, train_split, validation_split)
     splits = _choose_columns(name, splits, image_column, mask_column)
-    names, do_reduce_labels = _settle_labels(name, source, id2label, do_reduce_labels, revision)
+    if mask_values is not None:
+        mask_values = read_mask_values(mask_values)
+        do_reduce_labels = bool(do_reduce_labels)
+    if label_table is not None:
+        table, do_reduce_labels = _named_table(label_table, id2label, do_reduce_labels), False
+    else:
+        names = _names_in_values(mask_values)
+        table, do_reduce_labels = _settle_labels(name, source, id2label, names, do_reduce_labels, revision)
+    names = table.id2label
     most = MAX_LABELS - do_reduce_labels
     if len(names) > most:
         raise ValueError(f"dataset {name!r} has {len(names)} labels; at most {most} fit beside 255 (ignored).")
     colors = dict(zip(ade20k.CLASS_NAMES, ade20k.PALETTE, strict=True))
-    palette = [colors[label] for label in names.values()] if tuple(names.values()) == source.class_names else None
+    palette = table.palette
+    if palette is None and tuple(names.values()) == source.class_names:
+        palette = [colors[label] for label in names.values()]
+    meaning = _settle_meaning(table, mask_values, do_reduce_labels, mask_palettes, mask_tolerance, ignore_unlisted)
     splits = splits.select_columns(
         [c for c in ("image", "annotation", "scene_category") if c in splits["train"].features]
     )
-    return SegmentationDataset(name, splits, names, do_reduce_labels, palette)
+    return SegmentationDataset(name, splits, names, do_reduce_labels, palette, meaning)
 
 
 def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
@@ -289,20 +320,24 @@ def _settle_labels(
     name: str,
     source: _Source,
     id2label: dict[int, str] | str | Path | int | None,
+    names_in_values: dict[int, str] | None,
     do_reduce_labels: bool | None,
     revision: str | None,
-) -> tuple[dict[int, str], bool]:
-    """The label names and whether 0 is "other". What the user wrote comes before what is guessed."""
+) -> tuple[LabelTable, bool]:
+    """The labels and whether 0 is "other". What the user wrote comes before what is guessed."""
     known = source.class_names is not None and source.guessed_from is None
     file = None if known or id2label is not None else _label_names_file(name, revision)
     if id2label is not None or file is not None:
-        names = read_id2label(file if id2label is None else id2label)
+        table = read_label_table(file if id2label is None else id2label)
+    elif names_in_values is not None and not known:
+        return LabelTable(names_in_values), bool(do_reduce_labels)
     elif source.class_names is not None:
-        names = dict(enumerate(source.class_names))
+        table = LabelTable(dict(enumerate(source.class_names)))
     else:
-        names = _label_names_of_columns(name, source.splits)
+        table = LabelTable(_label_names_of_columns(name, source.splits))
+    names = table.id2label
     if source.guessed_from is None:
-        return names, source.zero_is_other if do_reduce_labels is None else do_reduce_labels
+        return table, source.zero_is_other if do_reduce_labels is None else do_reduce_labels
     is_guess = do_reduce_labels is None
     if is_guess:
         # Names in an argument may be translations; a file beside the data, or another number, describes other masks.
@@ -321,7 +356,73 @@ def _settle_labels(
             "do_reduce_labels says otherwise.",
             *(name, source.guessed_from, len(names), zero),
         )
-    return names, do_reduce_labels
+    return table, do_reduce_labels
+
+
+def _named_table(label_table: str, id2label: object, do_reduce_labels: bool | None) -> LabelTable:
+    """A well-known dataset's labels, which leave nothing else to be said."""
+    if label_table not in LABEL_TABLES:
+        raise ValueError(f"label_table must be one of {', '.join(LABEL_TABLES)}, got {label_table!r}")
+    given = [key for key, value in (("id2label", id2label), ("do_reduce_labels", do_reduce_labels)) if value]
+    if given:
+        raise ValueError(f"label_table={label_table!r} tells all of the labels; leave out {' and '.join(given)}")
+    return LABEL_TABLES[label_table]
+
+
+def _names_in_values(mask_values: dict | None) -> dict[int, str] | None:
+    """Labels in the order of their names in `mask_values`; None where there are none, or numbers are among them."""
+    if mask_values is None:
+        return None
+    labels = list(dict.fromkeys(label for label in mask_values.values() if label != IGNORE_INDEX))
+    return dict(enumerate(labels)) if labels and all(isinstance(label, str) for label in labels) else None
+
+
+def _settle_meaning(
+    table: LabelTable,
+    mask_values: dict | None,
+    do_reduce_labels: bool,
+    mask_palettes: bool,
+    mask_tolerance: int,
+    ignore_unlisted: bool,
+) -> MaskMeaning | None:
+    """What the pixels of the masks mean; None where they are the labels, and there are no colours."""
+    if not 0 <= mask_tolerance <= 127:
+        raise ValueError(f"mask_tolerance must be from 0 to 127, got {mask_tolerance}")
+    listed = mask_values or {}
+    if do_reduce_labels and (table.values or listed):
+        raise ValueError(
+            "mask_values say which label each raw value is; do_reduce_labels, by which 0 is ignored and k is label "
+            "k - 1, does not go with them. Write 0=ignore 1=0 2=1 and so on, and --no-do_reduce_labels"
+        )
+    labels = {raw: _label_id(label, table.id2label) for raw, label in listed.items()}
+    values = add_listed(table.values, ((raw, label) for raw, label in labels.items() if isinstance(raw, int)))
+    # Coloured masks have labels as they are after reduction, which is yet to come.
+    known = {color: label + (do_reduce_labels and label != IGNORE_INDEX) for color, label in table.colors.items()}
+    colors = add_listed(known, ((raw, label) for raw, label in labels.items() if not isinstance(raw, int)))
+    if values is None and colors is None:
+        unused = {"mask_palettes": mask_palettes, "mask_tolerance": mask_tolerance, "ignore_unlisted": ignore_unlisted}
+        if given := [key for key, value in unused.items() if value]:
+            raise ValueError(
+                f"{' and '.join(given)} need values or colours that are listed: by mask_values, label_table, or "
+                f"colours in {LABEL_NAMES_FILE}"
+            )
+        return None
+    if mask_palettes and colors is None:
+        raise ValueError(f"mask_palettes needs the labels' colours: by mask_values, or in {LABEL_NAMES_FILE}")
+    if len(table.id2label) + do_reduce_labels > UNLISTED:
+        raise ValueError(f"of masks with listed values or colours at most {UNLISTED} labels can be told apart")
+    return MaskMeaning(values, colors, mask_palettes, mask_tolerance, ignore_unlisted)
+
+
+def _label_id(label: int | str, id2label: dict[int, str]) -> int:
+    """The label's number in `mask_values`, which may tell its name."""
+    if label == IGNORE_INDEX or label in id2label:
+        return label
+    numbers = [number for number, name in id2label.items() if name == label]
+    if len(numbers) != 1:
+        names = ", ".join(f"{number} {name!r}" for number, name in list(id2label.items())[:20])
+        raise ValueError(f"mask_values names the label {label!r}, which is none of the {len(id2label)}: {names}")
+    return numbers[0]
 
 
 def _label_names_file(name: str, revision: str | None) -> Path | None:

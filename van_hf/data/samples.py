@@ -17,16 +17,21 @@ from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image
 
 from ..model.image_processing_van import VanImageProcessor, reduce_labels, upright
-from .augmentation import IGNORE_INDEX, DrawnAugmentation, TrainAugmentation, source_box
+from .augmentation import DrawnAugmentation, TrainAugmentation, source_box
+from .masks import MaskMeaning, check_labels, check_picture, raw_labels
 
 # Pictures are read as at inference: upright, any mode as RGB, transparent ones over white.
 _PROCESSOR = VanImageProcessor()
-# Modes in which a mask's pixels are label ids: one channel (mode P holds indices into its palette).
-MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_example(
-    split: datasets.Dataset, idx: int, *, num_labels: int, do_reduce_labels: bool, name: str
+    split: datasets.Dataset,
+    idx: int,
+    *,
+    num_labels: int,
+    do_reduce_labels: bool,
+    name: str,
+    mask_meaning: MaskMeaning | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the picture and the labels of an example as tensors.
 
@@ -37,17 +42,18 @@ def read_example(
         num_labels: labels must be below it, or 255.
         do_reduce_labels: whether 0 in the annotation means "other", see `reduce_labels`.
         name: what the split is called in errors, such as "scenes train".
+        mask_meaning: how the annotation's pixels become labels; by default they are the labels.
 
     Returns:
         uint8 (3, height, width) in RGB and uint8 (height, width), 255 where ignored.
 
     Raises:
         ValueError: a file is missing or damaged, picture and annotation differ in size, the annotation has several
-            channels, or labels are out of range; see [`named_errors`].
+            channels, labels are out of range, or values or colours are not listed; see [`named_errors`].
     """
     with named_errors(split, idx, name):
         example = split[idx]
-        labels = _read_labels(example["annotation"], num_labels, do_reduce_labels)
+        labels = _read_labels(example["annotation"], num_labels, do_reduce_labels, mask_meaning)
         image = _read_pixels(example["image"])
         _check_size(image.shape[1:], labels.shape)
     return image, reduce_labels(labels) if do_reduce_labels else labels
@@ -134,57 +140,19 @@ def _can_be_decoded(file: dict) -> bool:
     return True
 
 
-def raw_labels(mask: Image.Image) -> np.ndarray:
-    """Return the pixels of an annotation as they are, upright: uint8 or int64 (height, width).
-
-    Raises:
-        ValueError: it is no picture, or has several channels.
-    """
-    _check_picture(mask, "annotation")
-    mask = upright(mask)
-    if mask.mode not in MASK_MODES:
-        raise ValueError(
-            f"the annotation has mode {mask.mode}; expected one channel of label ids (mode L, P, I, I;16 or 1). "
-            "Colours must be turned into label ids first."
-        )
-    return np.array(mask, dtype=np.uint8 if mask.mode in ("1", "L", "P") else np.int64)
-
-
-def check_labels(labels: np.ndarray, num_labels: int, do_reduce_labels: bool) -> None:
-    """Raise a ValueError that lists the raw labels, integers of any shape, that are out of range and not 255."""
-    first = int(do_reduce_labels)
-    last = num_labels - 1 + first
-    # In uint8 the step up makes 0 of the ignored 255, and one maximum tells whether all is well.
-    if labels.dtype == np.uint8 and (labels + np.uint8(1)).max() <= last + 1:
-        return
-    wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels > last))
-    if wrong.any():
-        found = np.unique(labels[wrong]).tolist()
-        shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
-        other = ", 0 is other" if do_reduce_labels else ""
-        raise ValueError(
-            f"the annotation holds the labels {shown}; with {num_labels} labels and "
-            f"do_reduce_labels={do_reduce_labels} they go from {first} to {last}{other}, and 255 is ignored."
-        )
-
-
-def _read_labels(mask: Image.Image, num_labels: int, do_reduce_labels: bool) -> torch.Tensor:
+def _read_labels(
+    mask: Image.Image, num_labels: int, do_reduce_labels: bool, meaning: MaskMeaning | None
+) -> torch.Tensor:
     """The labels of an annotation, checked but not yet reduced: uint8 (height, width)."""
-    labels = raw_labels(mask)
+    labels = raw_labels(mask, meaning)
     check_labels(labels, num_labels, do_reduce_labels)
     return torch.from_numpy(labels.astype(np.uint8, copy=False))
 
 
 def _read_pixels(image: Image.Image) -> torch.Tensor:
     """A picture, or a part of one, as uint8 (3, height, width) in RGB."""
-    _check_picture(image, "picture")
+    check_picture(image, "picture")
     return _PROCESSOR.process_image(image, do_convert_rgb=True)
-
-
-def _check_picture(picture: object, what: str) -> None:
-    """Raise a ValueError where a column holds no PIL image, but nothing, say."""
-    if not isinstance(picture, Image.Image):
-        raise ValueError(f"the {what} is a {type(picture).__name__}; expected a PIL image.")
 
 
 def _check_size(size: tuple[int, int], labels_size: tuple[int, int]) -> None:
@@ -221,6 +189,7 @@ class TrainSamples(torch.utils.data.Dataset):
             decoder averages where the resize would leave pixels out, such pictures come out a little smoother, as
             with an antialiased reduction. Crops, labels and all other pictures stay the same. A split with a format
             or transform of its own decodes its pictures itself, and they stay as they are.
+        mask_meaning: see `read_example`.
     """
 
     def __init__(
@@ -234,6 +203,7 @@ class TrainSamples(torch.utils.data.Dataset):
         num_samples: int,
         name: str = "train",
         jpeg_draft: bool = False,
+        mask_meaning: MaskMeaning | None = None,
     ):
         if len(split) == 0:
             raise ValueError(f"{name} holds no pictures to train on.")
@@ -245,6 +215,7 @@ class TrainSamples(torch.utils.data.Dataset):
         self.seed = seed
         self.num_samples = num_samples
         self.name = name
+        self.mask_meaning = mask_meaning
 
     def __len__(self) -> int:
         return self.num_samples
@@ -262,7 +233,8 @@ class TrainSamples(torch.utils.data.Dataset):
         picture = int(order[position])
         with named_errors(self.split, picture, self.name):
             example = self.split[picture]
-            labels = _read_labels(example["annotation"], self.num_labels, self.do_reduce_labels)
+            annotation = example["annotation"]
+            labels = _read_labels(annotation, self.num_labels, self.do_reduce_labels, self.mask_meaning)
             drawn = self.augmentation.draw(labels, _generator(self.seed, 1, index), self.do_reduce_labels)
             part, reduction = self._read_part(example["image"], labels.shape, drawn)
         image, labels = self.augmentation.apply(drawn, part, labels.shape, reduction)
@@ -274,7 +246,7 @@ class TrainSamples(torch.utils.data.Dataset):
         """The part of a picture that a sample needs, see `resized_crop`, and how far the picture was reduced."""
         if isinstance(image, dict):
             image = _open_undecoded(image)
-        _check_picture(image, "picture")
+        check_picture(image, "picture")
         # Closes the file, if it is one.
         with image:
             size = image.size if _orientation(image) > 4 else image.size[::-1]

@@ -1,0 +1,205 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from van_hf.data import TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
+from van_hf.data.label_check import check_train_labels, look_at_masks
+from van_hf.data.masks import MaskMeaning, raw_labels
+
+NAMES = ("field", "road", "house")
+COLORS = ((0, 0, 0), (128, 64, 128), (255, 127, 0))
+COLORED = {str(idx): {"name": name, "color": COLORS[idx]} for idx, name in enumerate(NAMES)}
+
+
+def labels_of(seed: int) -> np.ndarray:
+    """(40, 56), with a border that is ignored."""
+    labels = np.random.default_rng(seed).integers(0, 3, (5, 7)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    labels[:2] = 255
+    return labels
+
+
+def colored(labels: np.ndarray) -> np.ndarray:
+    table = np.full((256, 3), 9, dtype=np.uint8)
+    table[:3] = COLORS
+    return table[labels]
+
+
+def of_values(*values: int, ignored: int) -> np.ndarray:
+    table = np.full(256, ignored)
+    table[: len(values)] = values
+    return table
+
+
+def with_palette(labels: np.ndarray) -> Image.Image:
+    """Its indices are not the labels."""
+    mask = Image.fromarray((7 - labels.astype(int)).clip(0).astype(np.uint8)).convert("P")
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[[7, 6, 5]] = COLORS
+    palette[0] = 9
+    mask.putpalette(palette.ravel().tolist())
+    return mask
+
+
+IGNORED_COLOR = ["9,9,9=ignore"]
+ENCODINGS = {
+    "labels": (lambda labels: Image.fromarray(labels), NAMES, {}),
+    "0, 128 and 255": (
+        lambda labels: Image.fromarray(of_values(0, 128, 255, ignored=7)[labels].astype(np.uint8)),
+        NAMES,
+        {"mask_values": ["0=0", "128=road", "255=2", "7=ignore"]},
+    ),
+    "names alone": (
+        lambda labels: Image.fromarray(of_values(0, 128, 255, ignored=7)[labels].astype(np.uint8)),
+        None,
+        {"mask_values": {0: "field", 128: "road", 255: "house", 7: None}},
+    ),
+    "16 bits": (
+        lambda labels: Image.fromarray(of_values(1000, 40000, 3, ignored=0)[labels].astype(np.uint16)),
+        NAMES,
+        {"mask_values": ["1000=0", "40000=1", "3=2"], "ignore_unlisted": True},
+    ),
+    "colours": (lambda labels: Image.fromarray(colored(labels)), COLORED, {"mask_values": IGNORED_COLOR}),
+    "colours, transparent": (
+        lambda labels: Image.fromarray(colored(labels)).convert("RGBA"),
+        COLORED,
+        {"ignore_unlisted": True},
+    ),
+    "colours in the argument": (
+        lambda labels: Image.fromarray(colored(labels)),
+        None,
+        {"mask_values": ["#000000=field", "#804080=road", "255,127,0=house", "#090909=ignore"]},
+    ),
+    "palette": (with_palette, COLORED, {"mask_palettes": True, "mask_values": IGNORED_COLOR}),
+    "noisy colours": (
+        lambda labels: Image.fromarray(
+            (colored(labels) + np.random.default_rng(0).integers(-4, 5, (*labels.shape, 3))).clip(0, 255).astype("u1")
+        ),
+        {**COLORED, "0": {"name": "field", "color": [30, 30, 30]}},
+        {"mask_values": [*IGNORED_COLOR, "0,0,0=field"], "mask_tolerance": 4},
+    ),
+}
+
+
+def write_dataset(folder: Path, encode, id2label) -> Path:
+    for split in ("training", "validation"):
+        for kind in ("images", "annotations"):
+            (folder / kind / split).mkdir(parents=True)
+        for seed in range(2):
+            rng = np.random.default_rng(seed)
+            image = Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+            image.save(folder / "images" / split / f"{seed}.png")
+            encode(labels_of(seed)).save(folder / "annotations" / split / f"{seed}.png")
+    if id2label is not None:
+        (folder / "id2label.json").write_text(json.dumps(id2label))
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_masks_as_people_have_them_give_the_same_tensors(encoding, tmp_path):
+    encode, id2label, arguments = ENCODINGS[encoding]
+    dataset = load_segmentation_dataset(str(write_dataset(tmp_path / "data", encode, id2label)), **arguments)
+    assert tuple(dataset.id2label.values()) == NAMES
+    settings = {"num_labels": 3, "do_reduce_labels": False, "mask_meaning": dataset.mask_meaning}
+    for idx in range(2):
+        image, labels = read_example(dataset.splits["validation"], idx, name="validation", **settings)
+        assert image.shape == (3, 40, 56)
+        np.testing.assert_array_equal(labels, labels_of(idx))
+    samples = TrainSamples(
+        dataset.splits["train"], TrainAugmentation(crop_size=32, scale=(64, 48)), seed=0, num_samples=4, **settings
+    )
+    samples = pickle.loads(pickle.dumps(samples))
+    plain = load_segmentation_dataset(str(write_dataset(tmp_path / "plain", *ENCODINGS["labels"][:2])))
+    settings["mask_meaning"] = plain.mask_meaning
+    expected = TrainSamples(
+        plain.splits["train"], TrainAugmentation(crop_size=32, scale=(64, 48)), seed=0, num_samples=4, **settings
+    )
+    for ours, theirs in zip(samples, expected, strict=True):
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    check_train_labels(dataset)
+    assert look_at_masks(dataset).labels(False) == [0, 1, 2]
+    if id2label is COLORED:
+        assert dataset.palette == [list(color) for color in COLORS]
+
+
+def test_zero_as_other_goes_with_colours(tmp_path):
+    """Coloured masks have no 0: their labels are those after reduction."""
+    encode, id2label, _ = ENCODINGS["colours"]
+    folder = write_dataset(tmp_path / "data", encode, id2label)
+    dataset = load_segmentation_dataset(str(folder), do_reduce_labels=True, ignore_unlisted=True)
+    _, labels = read_example(
+        dataset.splits["train"],
+        0,
+        num_labels=3,
+        do_reduce_labels=True,
+        name="train",
+        mask_meaning=dataset.mask_meaning,
+    )
+    np.testing.assert_array_equal(labels, labels_of(0))
+
+
+@pytest.mark.parametrize(
+    ("mask", "meaning", "message"),
+    [
+        (
+            np.array([[0, 7, 7], [9, 255, 0]], dtype=np.uint8),
+            MaskMeaning(values=((0, 0), (255, 1))),
+            r"holds values that no label has: 7 \(2 pixels\), 9 \(1 pixels\). 2 are listed",
+        ),
+        (
+            np.array([[[1, 2, 3]] * 3, [[0, 0, 0]] * 3], dtype=np.uint8),
+            MaskMeaning(colors=(((0, 0, 0), 0),)),
+            r"holds colours that no label has: #010203 \(3 pixels\). 1 are listed.*--mask_tolerance",
+        ),
+        (np.zeros((2, 3, 3), dtype=np.uint8), MaskMeaning(values=((0, 0),)), "has mode RGB.*--mask_values"),
+        (np.arange(500, 900, dtype=np.uint16)[None], MaskMeaning(values=((0, 0),)), "500 .1 pixels.* and 392 more"),
+    ],
+)
+def test_what_is_not_listed_is_counted(mask, meaning, message):
+    with pytest.raises(ValueError, match=message):
+        raw_labels(Image.fromarray(mask), meaning)
+
+
+def test_the_nearest_within_the_tolerance_counts():
+    meaning = MaskMeaning(
+        values=((0, 0), (100, 1), (110, 2)), colors=(((0, 0, 0), 0), ((0, 0, 9), 1)), tolerance=6, ignore_unlisted=True
+    )
+    values = np.array([[6, 7, 93, 94, 105, 106, 116, 117]])
+    expected = [[0, 255, 255, 1, 1, 2, 2, 255]]
+    for dtype in (np.uint8, np.uint16):
+        assert raw_labels(Image.fromarray(values.astype(dtype)), meaning).tolist() == expected
+    colors = np.array([[[6, 6, 4], [6, 6, 5], [0, 0, 15], [0, 0, 16], [7, 0, 0], [255, 255, 255]]], dtype=np.uint8)
+    assert raw_labels(Image.fromarray(colors), meaning).tolist() == [[0, 1, 1, 255, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_values": ["0"]}, "'0' is not of the form RAW=LABEL"),
+        ({"mask_values": ["0=0", "0=1"]}, "several entries for 0"),
+        ({"mask_values": ["0=0", "255=3"]}, "names the label 3, which is none of the 3: 0 'field'"),
+        ({"mask_values": ["0=lake"]}, "names the label 'lake', which is none of the 3"),
+        ({"mask_values": ["red=1"]}, "'red'; expected .red, green, blue."),
+        ({"mask_values": ["0,0,300=1"]}, "'0,0,300'"),
+        ({"mask_values": {}}, "mask_values is empty"),
+        ({"mask_values": {0: 1.5}}, "has the label 1.5"),
+        ({"mask_values": "nowhere.json"}, "nowhere.json cannot be read"),
+        ({"mask_values": ["0=0"], "do_reduce_labels": True}, "does not go with them"),
+        ({"mask_palettes": True}, "mask_palettes need values or colours"),
+        ({"mask_values": ["0=0"], "mask_palettes": True}, "mask_palettes needs the labels' colours"),
+        ({"mask_tolerance": 3, "ignore_unlisted": True}, "mask_tolerance and ignore_unlisted need"),
+        ({"mask_values": ["0=0"], "mask_tolerance": 200}, "from 0 to 127, got 200"),
+        ({"label_table": "citiscapes"}, "one of cityscapes, pascal_voc, .*got 'citiscapes'"),
+        ({"label_table": "loveda", "id2label": 7}, "leave out id2label"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, message, tmp_path):
+    folder = write_dataset(tmp_path / "data", *ENCODINGS["labels"][:2])
+    with pytest.raises(ValueError, match=message):
+        load_segmentation_dataset(str(folder), **arguments)
