@@ -52,6 +52,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     )
     data.add_argument("--do_reduce_labels", action=argparse.BooleanOptionalAction,
                       help="whether 0 in the masks means 'other' and is ignored")  # fmt: skip
+    data.add_argument("--annotations", nargs="+", type=expand_user, metavar="FILE", help="COCO's JSON of the training "
+                      "pictures, and of the validation pictures, in the folder --dataset")  # fmt: skip
     data.add_argument("--label_table", help=f"whose labels, colours and raw values the masks have: "
                       f"{', '.join(LABEL_TABLES)}")  # fmt: skip
     data.add_argument("--mask_values", nargs="+", metavar="RAW=LABEL", help="what masks hold, if not labels, such as "
@@ -75,6 +77,7 @@ def load_dataset(args: argparse.Namespace) -> SegmentationDataset:
         validation_split=args.validation_split,
         config_name=args.dataset_config_name,
         revision=args.dataset_revision,
+        annotations=args.annotations,
         label_table=args.label_table,
         mask_values=mask_values(args),
         mask_palettes=args.mask_palettes,

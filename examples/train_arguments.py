@@ -352,7 +352,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         *("jpeg_draft", "num_threads"),
     )
     # Absent unless given, as in checkpoints from before there were such.
-    mask_names = ("label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")
+    mask_names = ("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")
     per_device, accumulation = batch_sizes(args, recipe, num_processes)
     run = {name: getattr(args, name) for name in names} | asdict(recipe)
     run |= {name: value for name in mask_names if (value := getattr(args, name))}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from . import ade20k, scenes
+from .coco import load_coco
 from .folders import mask_folders, pair_folders
-from .label_names import read_id2label
+from .label_names import read_id2label, unique_names
 from .label_tables import LABEL_TABLES, LabelTable, read_label_table, read_mask_values
 from .masks import IGNORE_INDEX, UNLISTED, MaskMeaning, add_listed
 
@@ -93,6 +94,7 @@ def load_segmentation_dataset(
     validation_split: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
+    annotations: str | Path | Sequence[str | Path] | None = None,
     label_table: str | None = None,
     mask_values: Mapping | Iterable[str] | str | Path | None = None,
     mask_palettes: bool = False,
@@ -130,6 +132,10 @@ def load_segmentation_dataset(
         validation_split: what to validate on. By default "validation", "val", "valid" or "dev".
         config_name: the configuration of a Hub dataset that has several.
         revision: the branch, tag or commit of a Hub dataset. For "ade20k" one commit is the default.
+        annotations: COCO's JSON file of the training pictures, or those of training and validation pictures, which lie
+            in the folder `name_or_path`. Categories are the labels, and all the rest is label 0, "background", or
+            ignored with `do_reduce_labels`; see `coco.load_coco`. Of one file `train_split` and `validation_split`
+            take parts.
         label_table: whose names, colours and raw values the masks have, one of `label_tables.LABEL_TABLES`:
             "cityscapes" (`labelIds` masks), "pascal_voc", "loveda", "potsdam" or "vaihingen".
         mask_values: what raw values, or colours, of the masks mean, as {0: 0, 255: 1, 7: "ignore"}, texts such as
@@ -144,9 +150,15 @@ def load_segmentation_dataset(
             message says what was found and what would do.
     """
     name = str(name_or_path)
-    source = _open(name, config_name, revision)
+    if annotations is None:
+        source = _open(name, config_name, revision)
+    else:
+        given = {"image_column": image_column, "mask_column": mask_column, "id2label": id2label}
+        given |= {"label_table": label_table, "mask_values": mask_values}
+        source = _open_coco(name, annotations, bool(do_reduce_labels), [key for key, value in given.items() if value])
     splits = _choose_splits(name, source.splits, train_split, validation_split)
-    splits = _choose_columns(name, splits, image_column, mask_column)
+    if annotations is None:
+        splits = _choose_columns(name, splits, image_column, mask_column)
     if mask_values is not None:
         mask_values = read_mask_values(mask_values)
         do_reduce_labels = bool(do_reduce_labels)
@@ -161,7 +173,7 @@ def load_segmentation_dataset(
         raise ValueError(f"dataset {name!r} has {len(names)} labels; at most {most} fit beside 255 (ignored).")
     colors = dict(zip(ade20k.CLASS_NAMES, ade20k.PALETTE, strict=True))
     palette = table.palette
-    if palette is None and tuple(names.values()) == source.class_names:
+    if palette is None and tuple(names.values()) == source.class_names and colors.keys() >= set(source.class_names):
         palette = [colors[label] for label in names.values()]
     meaning = _settle_meaning(table, mask_values, do_reduce_labels, mask_palettes, mask_tolerance, ignore_unlisted)
     splits = splits.select_columns(
@@ -195,6 +207,16 @@ def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
             raise ValueError(f"dataset {name!r} cannot be read: {error}") from error
         return _Source(saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved))
     return _Source(_load(str(folder), config_name))
+
+
+def _open_coco(
+    name: str, annotations: str | Path | Sequence[str | Path], do_reduce_labels: bool, given: list[str]
+) -> _Source:
+    if given:
+        raise ValueError(f"annotations tell all of the labels; leave out {' and '.join(given)}")
+    files = [annotations] if isinstance(annotations, (str, Path)) else annotations
+    splits, names = load_coco(Path(name).expanduser(), [Path(file).expanduser() for file in files])
+    return _Source(splits, tuple(unique_names(dict(enumerate(names[do_reduce_labels:]))).values()), do_reduce_labels)
 
 
 _WHAT_WOULD_DO = (

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..model.image_processing_van import upright
 from .augmentation import IGNORE_INDEX
+from .coco import draw_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,19 +56,21 @@ class MaskMeaning:
         return mask.mode in COLOR_MODES or (mask.mode in ("P", "PA") and self.palettes_are_colors)
 
 
-def raw_labels(mask: Image.Image, meaning: MaskMeaning | None = None) -> np.ndarray:
+def raw_labels(mask: Image.Image | str, meaning: MaskMeaning | None = None) -> np.ndarray:
     """Return the labels of an annotation, upright: uint8 or int64 (height, width).
 
     Labels are not checked, see [`check_labels`], nor reduced. Of coloured masks the transparency does not count.
 
     Args:
-        mask: a PIL image.
+        mask: a PIL image, or what is to be drawn on one, see [`coco.load_coco`].
         meaning: what its pixels mean; by default they are the labels.
 
     Raises:
         ValueError: it is no picture, has several channels that are no colours, or has values or colours that are not
             listed. The message counts them.
     """
+    if isinstance(mask, str):
+        return draw_annotation(mask)
     check_picture(mask, "annotation")
     mask = upright(mask)
     meaning = meaning or MaskMeaning()

@@ -89,7 +89,7 @@ def digests_of_files(split: datasets.Dataset, name: str) -> list[str]:
     """Return a digest of each example's files, undecoded, in 32 characters: another wherever one of them is another.
 
     Args:
-        split: has the columns `image` and `annotation` of the type `datasets.Image`.
+        split: has the columns `image` and `annotation` of the type `datasets.Image`, or what annotations are drawn of.
         name: what the split is called in errors, see [`named_errors`].
 
     Raises:
@@ -101,7 +101,8 @@ def digests_of_files(split: datasets.Dataset, name: str) -> list[str]:
         with named_errors(split, idx, name):
             for file in filter(None, files.values()):
                 # Of the same length each, so that no byte can pass from one file to the other.
-                digest.update(hashlib.blake2b(_content(file)).digest())
+                content = file.encode() if isinstance(file, str) else _content(file)
+                digest.update(hashlib.blake2b(content).digest())
         digests.append(digest.hexdigest())
     return digests
 
@@ -114,11 +115,13 @@ def _content(file: dict) -> bytes:
 
 
 def _undecoded(split: datasets.Dataset) -> datasets.Dataset:
-    """The columns that hold files, as {"bytes": ..., "path": ...}."""
-    columns = [column for column in ("image", "annotation") if isinstance(split.features.get(column), datasets.Image)]
+    """The columns that hold files, as {"bytes": ..., "path": ...}, and annotations that are to be drawn."""
+    kinds = {column: split.features.get(column) for column in ("image", "annotation")}
+    columns = [column for column, kind in kinds.items() if isinstance(kind, (datasets.Image, datasets.Value))]
     split = split.with_format(None).select_columns(columns)
     for column in columns:
-        split = split.cast_column(column, datasets.Image(decode=False))
+        if isinstance(kinds[column], datasets.Image):
+            split = split.cast_column(column, datasets.Image(decode=False))
     return split
 
 
@@ -127,7 +130,7 @@ def _files(split: datasets.Dataset, idx: int) -> list[dict]:
     if not isinstance(split, datasets.Dataset):
         return []
     try:
-        return [file for file in _undecoded(split)[idx].values() if file is not None]
+        return [file for file in _undecoded(split)[idx].values() if isinstance(file, dict)]
     except Exception:  # what cannot be read at all has been reported by the first error
         return []
 

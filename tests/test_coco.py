@@ -1,0 +1,165 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from van_hf.data import TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
+from van_hf.data.label_check import look_at_masks
+from van_hf.data.samples import digests_of_files
+
+SIZE = (40, 56)
+# Of each region its category, and left, top, right and bottom; the second lies on the first, which is larger.
+REGIONS = [(7, (4, 2, 40, 30)), (3, (10, 6, 20, 26)), (7, (44, 32, 56, 40))]
+CATEGORIES = [{"id": 7, "name": "house"}, {"id": 3, "name": "road"}]
+
+
+def expected_mask() -> np.ndarray:
+    """0 is background, 1 road, 2 house: in the order of the ids."""
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    for category, (left, top, right, bottom) in REGIONS:
+        mask[top:bottom, left:right] = {3: 1, 7: 2}[category]
+    return mask
+
+
+def polygon(left, top, right, bottom):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def region(left, top, right, bottom) -> np.ndarray:
+    mask = np.zeros(SIZE, dtype=np.uint8, order="F")
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def compressed(*box):
+    code = coco_mask.encode(region(*box))
+    return {"size": list(SIZE), "counts": code["counts"].decode()}
+
+
+def plain_runs(*box):
+    values = np.concatenate([[0], region(*box).ravel(order="F"), [2]])
+    changes = np.flatnonzero(np.diff(values))
+    return {"size": list(SIZE), "counts": np.diff(np.concatenate([[0], changes])).tolist()}
+
+
+def write(folder: Path, segmentation=polygon, categories=CATEGORIES, **changes) -> Path:
+    """Pictures in `pictures/`, and a file of them."""
+    (folder / "pictures" / "deep").mkdir(parents=True)
+    images = []
+    for idx, name in enumerate(("a.png", "deep/b.png")):
+        pixels = np.random.default_rng(idx).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / name)
+        images.append({"id": idx, "file_name": Path(name).name, "height": SIZE[0], "width": SIZE[1]})
+    annotations = [
+        {"id": number, "image_id": 0, "category_id": category, "segmentation": segmentation(*box), "iscrowd": 0}
+        | {"area": (box[2] - box[0]) * (box[3] - box[1])}
+        for number, (category, box) in enumerate(REGIONS)
+    ]
+    content = {"images": images, "annotations": annotations[::-1], "categories": categories} | changes
+    file = folder / "instances.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def load(file: Path, **arguments):
+    return load_segmentation_dataset(str(file.parent / "pictures"), annotations=[file, file], **arguments)
+
+
+@pytest.mark.parametrize("segmentation", [polygon, compressed, plain_runs])
+def test_regions_become_masks(segmentation, tmp_path):
+    dataset = load(write(tmp_path, segmentation))
+    assert dataset.id2label == {0: "background", 1: "road", 2: "house"}
+    settings = {"num_labels": 3, "do_reduce_labels": False}
+    image, labels = read_example(dataset.splits["train"], 0, name="train", **settings)
+    np.testing.assert_array_equal(labels, expected_mask())
+    image, labels = read_example(dataset.splits["validation"], 1, name="validation", **settings)
+    assert image.shape == (3, *SIZE) and not labels.any()
+    samples = TrainSamples(
+        dataset.splits["train"], TrainAugmentation(crop_size=32, scale=(64, 48)), seed=0, num_samples=2, **settings
+    )
+    assert {tuple(sample["labels"].shape) for sample in samples} == {(32, 32)}
+    assert look_at_masks(dataset).labels(False) == [0, 1, 2]
+    assert len(set(digests_of_files(dataset.splits["train"], "train"))) == 2
+
+
+def test_background_may_be_ignored(tmp_path):
+    dataset = load(write(tmp_path), do_reduce_labels=True)
+    assert dataset.id2label == {0: "road", 1: "house"} and dataset.do_reduce_labels
+    _, labels = read_example(dataset.splits["train"], 0, num_labels=2, do_reduce_labels=True, name="train")
+    np.testing.assert_array_equal(labels, expected_mask() - np.uint8(1))
+
+
+def test_a_category_may_be_the_background(tmp_path):
+    dataset = load(write(tmp_path, categories=[{"id": 0, "name": "Background"}, *CATEGORIES]))
+    assert list(dataset.id2label.values()) == ["background", "road", "house"]
+
+
+def test_parts_of_one_file(tmp_path):
+    file = write(tmp_path)
+    dataset = load_segmentation_dataset(
+        str(tmp_path / "pictures"), annotations=file, train_split="train[:50%]", validation_split="train[50%:]"
+    )
+    assert [len(split) for split in dataset.splits.values()] == [1, 1]
+
+
+def test_panoptic_masks(tmp_path):
+    segments = [{"id": 1000, "category_id": 3}, {"id": 70000, "category_id": 7}]
+    annotations = [{"image_id": idx, "file_name": f"{idx}.png", "segments_info": segments} for idx in range(2)]
+    file = write(tmp_path, annotations=annotations)
+    ids = np.array([0, 1000, 70000])[expected_mask()]
+    file.with_suffix("").mkdir()
+    for idx in range(2):
+        pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
+        Image.fromarray(pixels).save(file.with_suffix("") / f"{idx}.png")
+    dataset = load(file)
+    _, labels = read_example(dataset.splits["train"], 1, num_labels=3, do_reduce_labels=False, name="train")
+    np.testing.assert_array_equal(labels, np.array([255, 1, 2])[expected_mask()])
+    (file.with_suffix("") / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"train\[0\].*0.png"):
+        read_example(dataset.splits["train"], 0, num_labels=3, do_reduce_labels=False, name="train")
+
+
+def annotation(**changes) -> dict:
+    sound = {"id": 5, "image_id": 0, "category_id": 3, "segmentation": polygon(1, 1, 9, 9), "area": 64}
+    return {key: value for key, value in {**sound, **changes}.items() if value != "none"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": "none"}, "no list of annotations"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "several categories have the id 1"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "several categories have the name 'a'"),
+        ({"categories": [{"id": 1}]}, "each category must have an id and a name"),
+        ({"images": [{"id": 0, "file_name": "c.png", "height": 4, "width": 4}]}, "1 of 1 pictures are not in.*c.png"),
+        ({"images": [{"id": 0, "file_name": "../x.png", "height": 4, "width": 4}]}, "must lie in"),
+        ({"images": [{"id": 0}]}, "each image must have id, file_name"),
+        ({"annotations": [annotation(image_id=9)]}, "annotation 5: image 9 is not in the file"),
+        ({"annotations": [annotation(category_id=9)] * 7}, "7 annotations cannot be used.*category 9.*and 2 more"),
+        ({"annotations": [annotation(segmentation=[])]}, "a box, but no segmentation"),
+        ({"annotations": [annotation(segmentation="none")]}, "it has no 'segmentation'"),
+        ({"annotations": [annotation(segmentation=polygon(1, 1, 90, 9))]}, "from 1, 1 to 90, 9, outside of the 56x40"),
+        ({"annotations": [annotation(segmentation=[[1, 2, 3, 4]])]}, "of three points at least"),
+        ({"annotations": [annotation(segmentation={"size": [4, 4], "counts": [16]})]}, "of size .4, 4., its image of"),
+    ],
+)
+def test_files_that_cannot_be_used(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load(write(tmp_path, **changes))
+
+
+def test_a_damaged_code_is_named(tmp_path):
+    damaged = annotation(segmentation={"size": list(SIZE), "counts": [5, 6]})
+    dataset = load(write(tmp_path, annotations=[damaged]))
+    with pytest.raises(ValueError, match=r"train\[0\] \(.*a.png\): a run-length code is damaged: it covers 11 pixels"):
+        read_example(dataset.splits["train"], 0, num_labels=3, do_reduce_labels=False, name="train")
+
+
+def test_arguments_that_do_not_go_together(tmp_path):
+    with pytest.raises(ValueError, match="leave out id2label and mask_values"):
+        load(write(tmp_path), id2label=3, mask_values={0: 1})

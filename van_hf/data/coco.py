@@ -1,0 +1,241 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""COCO's files: polygons, run-length codes and panoptic masks, drawn as label masks when they are asked for.
+
+The format is that of https://cocodataset.org/#format-data; pycocotools, of the extra `coco`, draws.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from ..files import read_json
+
+BACKGROUND = "background"
+# Pixels by which polygons may leave the picture: tools round.
+MARGIN = 1
+NUM_SHOWN = 5
+
+
+def load_coco(folder: Path, files: Sequence[Path]) -> tuple[datasets.DatasetDict, list[str]]:
+    """Return pictures with what is to be drawn on their masks. No picture is opened.
+
+    In the masks 0 is the background, and category k, in the order of the ids, is k + 1; a category that is called
+    "background" is 0 itself. Where regions overlap, smaller ones lie on top; crowds count as any other.
+
+    Args:
+        folder: where the pictures lie, by the path that a file tells or, if it is the only one, by its last part.
+        files: of the training pictures and, if there are two, the validation pictures. Of "instances" or "stuff", or
+            "panoptic", whose masks lie in a folder of the file's name without suffix.
+
+    Returns:
+        The splits "train" and "validation" with the columns `image` and `annotation`, which is what
+        [`draw_annotation`] takes; and the names of the values 0, 1, 2 and so on.
+
+    Raises:
+        ValueError: pycocotools is missing; a file is no such file; pictures are missing; or annotations are damaged,
+            lie outside of their picture, or have unknown categories. The message counts them.
+    """
+    if find_spec("pycocotools") is None:
+        raise ValueError('annotations need the package pycocotools: pip install "van_hf[coco]", or pycocotools itself')
+    if not folder.is_dir():
+        raise ValueError(f"dataset {str(folder)!r} must be the folder of the pictures that annotations tell of")
+    if not 1 <= len(files) <= 2:
+        raise ValueError(f"annotations must be one file or two, of training and validation, got {len(files)}")
+    contents = [_read(path) for path in files]
+    categories = [_categories(path, content) for path, content in zip(files, contents, strict=True)]
+    if categories[0] != categories[-1]:
+        raise ValueError(f"{files[0]} and {files[1]} have different categories")
+    names = list(categories[0].values())
+    has_background = [name.lower() for name in names].count(BACKGROUND) == 1
+    others = [key for key, name in categories[0].items() if not (has_background and name.lower() == BACKGROUND)]
+    values = dict.fromkeys(categories[0], 0) | {key: place + 1 for place, key in enumerate(others)}
+    splits = {
+        split: _split(folder, path, content, values)
+        for split, path, content in zip(("train", "validation"), files, contents, strict=False)
+    }
+    return datasets.DatasetDict(splits), [BACKGROUND, *(categories[0][key] for key in others)]
+
+
+def _read(path: Path) -> dict:
+    content = read_json(path)
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+    if missing:
+        raise ValueError(f"{path} is no COCO file: it has no list of {' and '.join(missing)}")
+    return content
+
+
+def _categories(path: Path, content: dict) -> dict[int, str]:
+    """{id: name}, in the order of the ids."""
+    try:
+        pairs = sorted((int(entry["id"]), str(entry["name"])) for entry in content["categories"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: each category must have an id and a name; {error!r}") from error
+    for what, values in (("id", [key for key, _ in pairs]), ("name", [name for _, name in pairs])):
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
+            raise ValueError(f"{path}: several categories have the {what} {', '.join(map(repr, twice[:NUM_SHOWN]))}")
+    if not pairs:
+        raise ValueError(f"{path} has no categories")
+    return dict(pairs)
+
+
+def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> datasets.Dataset:
+    try:
+        images = {image["id"]: image for image in content["images"]}
+        sizes = {key: (int(image["height"]), int(image["width"])) for key, image in images.items()}
+        files = _find_pictures(folder, path, [image["file_name"] for image in images.values()])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: each image must have id, file_name, height and width; {error!r}") from error
+    if len(images) < len(content["images"]):
+        raise ValueError(f"{path}: several images have the same id")
+    drawn, problems = defaultdict(list), []
+    for annotation in content["annotations"]:
+        try:
+            key = annotation["image_id"]
+            if key not in images:
+                raise ValueError(f"image {key!r} is not in the file")
+            drawn[key].append(_part(annotation, sizes[key], values, path))
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"it has no {error}" if isinstance(error, KeyError) else error
+            name = annotation.get("id", annotation.get("image_id")) if isinstance(annotation, dict) else annotation
+            problems.append(f"annotation {name!r}: {problem}")
+    if problems:
+        more = f", and {len(problems) - NUM_SHOWN} more" if len(problems) > NUM_SHOWN else ""
+        raise ValueError(
+            f"{path}: {len(problems)} annotations cannot be used: {'; '.join(problems[:NUM_SHOWN])}{more}"
+        )
+    if not images:
+        raise ValueError(f"{path} has no images")
+    texts = [
+        json.dumps(
+            {"size": sizes[key], "parts": [part for _, part in sorted(drawn[key], key=lambda drawn: -drawn[0])]}
+        )
+        for key in images
+    ]
+    features = datasets.Features(image=datasets.Image(), annotation=datasets.Value("string"))
+    return datasets.Dataset.from_dict({"image": files, "annotation": texts}, features=features)
+
+
+def _find_pictures(folder: Path, path: Path, names: list[str]) -> list[str]:
+    """The file of each name: at its place in the folder or, where there is but one of that name, anywhere in it."""
+    outside = [name for name in names if os.path.isabs(name) or os.path.normpath(name).startswith("..")]
+    if outside:
+        raise ValueError(f"{path}: pictures must lie in {folder}, but {outside[0]!r} does not")
+    found = [os.path.join(folder, name) for name in names]
+    if all(map(os.path.isfile, found)):
+        return found
+    by_name = defaultdict(list)
+    for place, _, files in os.walk(folder):
+        for name in files:
+            by_name[name].append(os.path.join(place, name))
+    missing = []
+    for idx, name in enumerate(names):
+        if not os.path.isfile(found[idx]):
+            others = by_name[os.path.basename(name)]
+            if len(others) == 1:
+                (found[idx],) = others
+            else:
+                missing.append(f"{name} (several of that name)" if others else name)
+    if missing:
+        shown = ", ".join(missing[:NUM_SHOWN]) + (", …" if len(missing) > NUM_SHOWN else "")
+        raise ValueError(f"{path}: {len(missing)} of {len(names)} pictures are not in {folder}: {shown}")
+    return found
+
+
+def _part(annotation: dict, size: tuple[int, int], values: dict[int, int], path: Path) -> tuple[float, object]:
+    """The size of an annotation's region, by which regions are stacked, and what is drawn of it."""
+    if "segments_info" in annotation:  # panoptic: all of a picture in one file
+        name = annotation["file_name"]
+        if os.path.basename(name) != name:
+            raise ValueError(f"its file_name {name!r} must be a name alone")
+        ids = {int(segment["id"]): _value(segment["category_id"], values) for segment in annotation["segments_info"]}
+        return math.inf, {"file": os.path.join(path.with_suffix(""), name), "values": list(ids.items())}
+    segmentation = annotation["segmentation"]
+    value = _value(annotation["category_id"], values)
+    if not segmentation:
+        raise ValueError("it has a box, but no segmentation")
+    if isinstance(segmentation, dict):
+        if list(segmentation["size"]) != list(size):
+            raise ValueError(f"its run-length code is of size {segmentation['size']}, its image of {list(size)}")
+    else:
+        for polygon in segmentation:
+            _check_polygon(polygon, size)
+    area = annotation.get("area")
+    return (area if isinstance(area, (int, float)) else math.inf), [value, segmentation]
+
+
+def _value(category: int, values: dict[int, int]) -> int:
+    if category not in values:
+        raise ValueError(f"category {category!r} is not in the file")
+    return values[category]
+
+
+def _check_polygon(polygon: list[float], size: tuple[int, int]) -> None:
+    height, width = size
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError("a polygon must be a list of x, y, x, y and so on, of three points at least")
+    x, y = polygon[::2], polygon[1::2]
+    inside = min(x) >= -MARGIN and max(x) <= width + MARGIN and min(y) >= -MARGIN and max(y) <= height + MARGIN
+    if not inside:  # NaN too
+        raise ValueError(
+            f"a polygon reaches from {min(x):g}, {min(y):g} to {max(x):g}, {max(y):g}, outside of the "
+            f"{width}x{height} pixels of its image"
+        )
+
+
+def draw_annotation(text: str) -> np.ndarray:
+    """Return the mask that an annotation of [`load_coco`] tells of: uint8 (height, width).
+
+    Outside of all regions it is 0, the background, and in panoptic masks, where that is no segment, 255.
+
+    Raises:
+        ValueError: a run-length code is damaged, or a panoptic mask is missing or has segments that the file lacks.
+    """
+    from pycocotools import mask as coco_mask
+
+    content = json.loads(text)
+    height, width = content["size"]
+    labels = np.zeros((height, width), dtype=np.uint8)
+    for part in content["parts"]:
+        if isinstance(part, dict):
+            return _draw_panoptic(part, (height, width))
+        value, segmentation = part
+        if isinstance(segmentation, list):
+            region = coco_mask.decode(coco_mask.frPyObjects(segmentation, height, width)).any(axis=2)
+        else:
+            region = _decode_runs(segmentation["counts"], height, width)
+        labels[region] = value
+    return labels
+
+
+def _decode_runs(counts: list[int] | str, height: int, width: int) -> np.ndarray:
+    """Decode a run-length code, plain or compressed: bool (height, width)."""
+    from pycocotools import mask as coco_mask
+
+    codes = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    if isinstance(counts, list):
+        if sum(counts) != height * width or min(counts) < 0:
+            raise ValueError(f"a run-length code is damaged: it covers {sum(counts)} pixels of {height * width}")
+        codes = coco_mask.frPyObjects(codes, height, width)
+    return coco_mask.decode(codes) > 0
+
+
+def _draw_panoptic(part: dict, size: tuple[int, int]) -> np.ndarray:
+    with Image.open(part["file"]) as mask:
+        channels = np.asarray(mask.convert("RGB")).astype(np.int64)
+    ids, places = np.unique(channels @ np.array([1, 256, 256**2]), return_inverse=True)
+    values = {0: 255, **dict(part["values"])}  # 0 belongs to no segment
+    if unknown := [int(number) for number in ids if number not in values]:
+        raise ValueError(f"{part['file']} has segments that are not in the file: {unknown[:NUM_SHOWN]}")
+    labels = np.array([values[number] for number in ids.tolist()], dtype=np.uint8)[places]
+    return labels.reshape(channels.shape[:2])
