@@ -60,7 +60,7 @@ from van_hf.evaluation import (
 )
 from van_hf.exports import ExportedSegmentationModel, package_versions
 from van_hf.files import named_file, read_json, write_json, write_whole
-from van_hf.inference import DTYPES, Protocol, digest_of_weights, load_config, predict
+from van_hf.inference import DTYPES, digest_of_weights, find_export_problems, load_config, predict
 from van_hf.machine import use_huge_pages
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
 from van_hf.visualization import plot_confusion_matrix, plot_predictions
@@ -147,29 +147,21 @@ def create_evaluation(args: argparse.Namespace, state: PartialState) -> Evaluati
     dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
     load_model = partial(load_trained, args.model_name_or_path, dataset, args.trust_pickle)
     model, image_processor = load_or_stop(load_model, "--model_name_or_path", state)
-    if isinstance(model, ExportedSegmentationModel):
-        stop_at_problems(find_export_problems(args, model), state)
+    stop_at_problems(find_model_problems(args, model), state)
     model.to(accelerator.device, memory_format=torch.channels_last).eval()
     return Evaluation(args, dataset, model, image_processor, accelerator)
 
 
-def find_export_problems(args: argparse.Namespace, model: ExportedSegmentationModel) -> list[str]:
+def find_model_problems(
+    args: argparse.Namespace, model: VanForSemanticSegmentation | ExportedSegmentationModel
+) -> list[str]:
     """What an export cannot do, which the first picture would fail by."""
-    protocol, info, name = resolve_protocol(args), model.info, args.model_name_or_path
-    problems = []
+    if not isinstance(model, ExportedSegmentationModel):
+        return []
+    problems = find_export_problems(model, resolve_protocol(args), args.model_name_or_path)
     if mixed_precision(args) != "no":
-        problems.append(f"--mixed_precision: {name} computes in its own precision, {info.precision}")
-    if info.label_maps and protocol != Protocol():
-        problems.append(
-            f"--mode slide, --multi_scale and --flip average scores, and {name} returns label maps; export it without"
-            " --label_maps"
-        )
-    windows = (protocol.crop_size, protocol.crop_size) if protocol.mode == "slide" else None
-    if info.size is not None and (args.multi_scale or windows not in (None, tuple(info.size))):
-        problems.append(
-            f"--multi_scale and --mode slide: {name} takes pictures of {info.size[0]}x{info.size[1]} pixels alone;"
-            " export it without --size"
-        )
+        name = args.model_name_or_path
+        problems.append(f"--mixed_precision: {name} computes in its own precision, {model.info.precision}")
     return problems
 
 

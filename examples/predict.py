@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
 from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import claim_folder, write_json, write_whole
-from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, load_model, predict
+from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, find_export_problems, load_model, predict
 from van_hf.machine import use_huge_pages
 from van_hf.visualization import class_shares, mask_image, overlay_with_legend, palette_of
 
@@ -64,17 +64,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def check_export_arguments(model: ExportedSegmentationModel, args: argparse.Namespace) -> None:
-    """Raise a ValueError where an export cannot do what was asked for, which each picture would fail by."""
-    if args.dtype != "float32":
-        raise ValueError(f"--dtype: {args.model} computes in its own precision, {model.info.precision}")
-    if (args.multi_scale or args.flip) and model.info.label_maps:
-        raise ValueError(
-            f"--multi_scale and --flip average scores, and {args.model} returns label maps; export it without"
-            " --label_maps"
-        )
-    if args.multi_scale and model.info.size is not None:
-        raise ValueError(f"--multi_scale: {args.model} takes pictures of one size alone; export it without --size")
+def resolve_protocol(args: argparse.Namespace) -> Protocol:
+    return Protocol(ratios=RATIOS if args.multi_scale else (1.0,), flip=args.flip)
 
 
 def find_images(sources: Sequence[Path], recursive: bool, output_dir: Path) -> dict[Path, Path]:
@@ -182,7 +173,7 @@ def predict_picture(
     Damaged pictures make Pillow's decoders raise errors of many kinds, and so do outputs that cannot be drawn or
     written: none of them is to stop the other outputs, and the other pictures.
     """
-    protocol = Protocol(ratios=RATIOS if args.multi_scale else (1.0,), flip=args.flip)
+    protocol = resolve_protocol(args)
     try:
         with Image.open(source, formats=PICTURE_FORMATS) as image:
             picture = image_processor.process_image(image, do_convert_rgb=True)
@@ -225,7 +216,10 @@ def main(argv: list[str] | None = None) -> int:
             pass  # it can be made and written to; the pictures of several runs may go there
         model, image_processor = load_model(args.model, args.device, args.trust_pickle)
         if isinstance(model, ExportedSegmentationModel):
-            check_export_arguments(model, args)
+            if args.dtype != "float32":
+                raise ValueError(f"--dtype: {args.model} computes in its own precision, {model.info.precision}")
+            if problems := find_export_problems(model, resolve_protocol(args), args.model):
+                raise ValueError("; ".join(problems))
     except (ValueError, OSError) as error:
         print("error:", *as_text(error).splitlines(), file=sys.stderr)
         return 2

@@ -237,7 +237,7 @@ def test_what_eval_seg_cannot_do_with_an_export(exported, label_maps):
     def problems(folder, **changes) -> list[str]:
         chosen = {"mode": "whole", "crop_size": None, "stride": None, "multi_scale": False, "flip": False}
         args = Namespace(model_name_or_path=str(folder), **{"mixed_precision": None} | chosen | changes)
-        return eval_seg.find_export_problems(args, load_model(str(folder), trust_pickle=True)[0])
+        return eval_seg.find_model_problems(args, load_model(str(folder), trust_pickle=True)[0])
 
     slide = {"mode": "slide", "crop_size": 64, "stride": 32}
     assert problems(exported, multi_scale=True, flip=True, **slide) == [] == problems(label_maps)

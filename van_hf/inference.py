@@ -349,6 +349,23 @@ class Protocol:
         return f"{scales}{' + flip' if self.flip else ''}, {windows}, compared at the original size"
 
 
+def find_export_problems(model: ExportedSegmentationModel, protocol: Protocol, name: str) -> list[str]:
+    """Return a line for everything of a protocol that an export, which is called `name`, cannot do."""
+    problems, size = [], model.info.size
+    if model.info.label_maps and protocol != Protocol():
+        problems.append(
+            f"--mode slide, --multi_scale and --flip average scores, and {name} returns label maps; export it without"
+            " --label_maps"
+        )
+    windows = (protocol.crop_size, protocol.crop_size) if protocol.mode == "slide" else None
+    if size is not None and (len(protocol.ratios) > 1 or windows not in (None, tuple(size))):
+        problems.append(
+            f"--multi_scale and --mode slide: {name} takes pictures of {size[0]}x{size[1]} pixels alone; export it"
+            " without --size"
+        )
+    return problems
+
+
 @torch.inference_mode()
 def predict(
     model: VanForSemanticSegmentation | ExportedSegmentationModel,
