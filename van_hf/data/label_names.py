@@ -28,7 +28,7 @@ def read_id2label(value: dict[int, str] | list[str] | str | Path | int, origin: 
         origin = f"id2label file {value}"
         try:
             # Windows' editors begin a file with a byte order mark.
-            value = json.loads(Path(value).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+            value = json.loads(Path(value).read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
         except (OSError, ValueError) as error:
             raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
     if isinstance(value, int) and not isinstance(value, bool):
@@ -84,8 +84,14 @@ def _checked_name(number: int, name: object, origin: str) -> str:
     return str(name).strip()
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The object that JSON's pairs make; of equal keys `json` would keep the last, without a word."""
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object that JSON's pairs make, for `json`'s `object_pairs_hook`.
+
+    Of equal keys `json` would keep the last, without a word.
+
+    Raises:
+        ValueError: two keys are equal.
+    """
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"it has several entries for {', '.join(map(repr, twice))}")
