@@ -14,7 +14,6 @@ from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F
 
 from .model.custom_operators import is_transformed, operator_namespace
 from .model.interpolation import resize_to
@@ -185,11 +184,12 @@ def segmentation_loss_reference(
     total = log_true.new_zeros(())
     for name in loss.names:
         if name == "dice":
-            one_hot = F.one_hot(targets, logits.shape[1]).movedim(-1, 1) * valid[:, None]
-            probabilities = log_probabilities.exp() * valid[:, None]
-            pixels = one_hot.sum(dim=(0, 2, 3)).to(log_true.dtype)
-            common = (probabilities * one_hot).sum(dim=(0, 2, 3))
-            dice = 2 * common / (probabilities.sum(dim=(0, 2, 3)) + pixels).clamp(min=1)
+            pixels, common = (
+                values.new_zeros(logits.shape[1]).index_add(0, targets.flatten(), values.flatten())
+                for values in (valid.long(), log_true.exp() * valid)
+            )
+            probabilities = (log_probabilities.exp() * valid[:, None]).sum(dim=(0, 2, 3))
+            dice = 2 * common / (probabilities + pixels).clamp(min=1)
             present = class_weights * (pixels > 0)
             total = total + (present * (1 - dice)).sum() / _divisor(present)
             continue
