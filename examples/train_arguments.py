@@ -19,16 +19,28 @@ from common_arguments import (
     find_output_problems,
     is_finished,
     mixed_precision,
+    stop_at_problems,
 )
 
-from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels
+from van_hf.data import (
+    SegmentationDataset,
+    balanced_class_weights,
+    check_train_labels,
+    check_validation_labels,
+    read_class_weights,
+    resolve_class_weights,
+)
 from van_hf.files import read_json
 from van_hf.inference import load_config
+from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
 from van_hf.machine import cores_per_process
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
 from van_hf.training import RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
+BALANCED = "balanced"
+# Checkpoints from before these could be chosen do not tell them.
+ONCE_FIXED = {"loss": "cross_entropy", "class_weights": None, "label_smoothing": 0.0}
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
@@ -57,6 +69,12 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--per_device_train_batch_size", type=int, help="pictures per device and forward pass; what "
                           "is missing to the total is accumulated. By default the device's whole share")  # fmt: skip
     training.add_argument("--crop_size", type=int, help="side of the training crops in pixels")
+    training.add_argument("--loss", default="cross_entropy", help=f"{', '.join(LOSS_NAMES)}, or two of them as in "
+                          "cross_entropy+dice")  # fmt: skip
+    training.add_argument("--class_weights", type=expand_user, help="of the classes in the loss: balanced, by their "
+                          "frequency in the training masks, or a JSON file: a list or an object by label")  # fmt: skip
+    training.add_argument("--label_smoothing", type=float, default=0.0, help="share of the target that all classes "
+                          "have in equal parts, e.g. 0.1; for cross_entropy and ohem")  # fmt: skip
     training.add_argument("--max_grad_norm", type=float, help="clip gradients to this norm")
     training.add_argument("--ema_decay", type=float, help="evaluate and save an average of the weights, e.g. 0.999")
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
@@ -184,7 +202,39 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
     if args.report_to in TRACKERS and find_spec(args.report_to) is None:
         problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")
-    return problems + find_hub_problems(args)
+    return problems + find_loss_problems(args) + find_hub_problems(args)
+
+
+def find_loss_problems(args: argparse.Namespace) -> list[str]:
+    """A loss that there is not, and what does not go together with it or is no file of weights."""
+    problems, names = [], None
+    try:
+        names = parse_loss_names(args.loss)
+    except ValueError as error:
+        problems.append(f"--loss: {error}")
+    if not 0 <= args.label_smoothing < 1:
+        problems.append(f"--label_smoothing must be 0 or more and below 1, got {args.label_smoothing}")
+    elif names is not None:
+        try:
+            SegmentationLoss(names, label_smoothing=args.label_smoothing)
+        except ValueError as error:
+            problems.append(f"--label_smoothing: {error}")
+    try:
+        given_class_weights(args)
+    except ValueError as error:
+        problems.append(f"--class_weights: {error}")
+    return problems
+
+
+def given_class_weights(args: argparse.Namespace) -> str | list[float] | dict[str, float] | None:
+    """Return the content of the file that `--class_weights` names, "balanced", or None.
+
+    Raises:
+        ValueError: the file cannot be read, or holds no weights.
+    """
+    if args.class_weights in (None, BALANCED):
+        return args.class_weights
+    return read_class_weights(args.class_weights)
 
 
 def find_hub_problems(args: argparse.Namespace) -> list[str]:
@@ -227,6 +277,40 @@ def find_label_problems(dataset: SegmentationDataset, state: PartialState) -> li
             except ValueError as error:
                 problems.append(f"--dataset: {error}")
     return problems
+
+
+def find_class_weight_problems(args: argparse.Namespace, dataset: SegmentationDataset) -> list[str]:
+    """Weights of labels that the data have not, or not of all."""
+    if args.class_weights in (None, BALANCED):
+        return []
+    try:
+        resolve_class_weights(args.class_weights, dataset.id2label, "the file")
+    except ValueError as error:
+        return [f"--class_weights: {error}"]
+    return []
+
+
+def resolve_loss(args: argparse.Namespace, dataset: SegmentationDataset, state: PartialState) -> SegmentationLoss:
+    """Return the loss to train with; for all processes to call.
+
+    The masks are counted by the main process, and what cannot be counted ends the script.
+
+    Args:
+        args: without problems; `class_weights` is what [`given_class_weights`] returned.
+        dataset: what the weights are of.
+        state: tells the processes apart.
+    """
+    weights, problems = args.class_weights, []
+    if weights == BALANCED and state.is_main_process:
+        try:
+            weights = balanced_class_weights(dataset)
+        except ValueError as error:
+            problems.append(f"--dataset: {error}")
+    elif weights not in (None, BALANCED):
+        weights = resolve_class_weights(weights, dataset.id2label)
+    stop_at_problems(problems, state)
+    (weights,) = broadcast_object_list([weights])
+    return SegmentationLoss.parse(args.loss, class_weights=weights, label_smoothing=args.label_smoothing)
 
 
 def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
@@ -283,7 +367,7 @@ def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes
         saved = read_json(checkpoint / "run.json")
     except ValueError as error:
         return [f"--resume_from_checkpoint: {error}"]
-    now = describe_run(args, recipe, num_processes)
+    now, saved = describe_run(args, recipe, num_processes), ONCE_FIXED | saved
     if None in (now["num_threads"], saved.get("num_threads")):
         # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
         saved["num_threads"] = now["num_threads"]
@@ -345,11 +429,17 @@ def is_used(output_dir: Path) -> bool:
 
 
 def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> dict:
-    """Return everything that decides a run's weights; a checkpoint is resumed only where all of it is the same."""
+    """Return everything that decides a run's weights; a checkpoint is resumed only where all of it is the same.
+
+    Args:
+        args: `class_weights` is what [`given_class_weights`] returned: a file's content decides, not its name.
+        recipe: with what the arguments change in it.
+        num_processes: of the run.
+    """
     names = (
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
-        *("jpeg_draft", "num_threads"),
+        *("jpeg_draft", "num_threads", *ONCE_FIXED),
     )
     # Absent unless given, as in checkpoints from before there were such.
     mask_names = ("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")

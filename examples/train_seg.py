@@ -9,6 +9,7 @@ arguments for ADE20K and for data of one's own.
 """
 
 import argparse
+import json
 import math
 import os
 import platform
@@ -47,15 +48,18 @@ from train_arguments import (
     choose_num_threads,
     describe_run,
     find_access_problems,
+    find_class_weight_problems,
     find_folder_problems,
     find_label_problems,
     find_problems,
     find_recipe_problems,
     first_output_dir,
+    given_class_weights,
     is_segmentation_model,
     is_used,
     load_start_config,
     parse_arguments,
+    resolve_loss,
     resolve_recipe,
 )
 
@@ -64,6 +68,7 @@ from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json
 from van_hf.inference import DTYPES, Protocol, load_config, load_weights, predict
+from van_hf.losses import SegmentationLoss
 from van_hf.machine import use_huge_pages
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.training import (
@@ -106,6 +111,7 @@ class Run:
         model: what is trained, on its way from the weights to start from.
         image_processor: what is saved with the model.
         accelerator: tells the processes apart, and logs.
+        loss: what the model is trained with.
         history: what was measured so far.
     """
 
@@ -115,6 +121,7 @@ class Run:
     model: VanForSemanticSegmentation
     image_processor: VanImageProcessor
     accelerator: Accelerator
+    loss: SegmentationLoss = SegmentationLoss()
     history: TrainingHistory = field(default_factory=TrainingHistory)
 
     @property
@@ -147,18 +154,34 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     )
     set_seed(args.seed)
     dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
-    stop_at_problems(find_label_problems(dataset, state), state)
+    stop_at_problems(find_label_problems(dataset, state) + find_class_weight_problems(args, dataset), state)
+    loss = resolve_loss(args, dataset, state)
     model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
     if args.num_threads is not None:
         accelerator.print(f"Threads of each process: {args.num_threads}")
     accelerator.print(f"New weights, to be trained from scratch: {', '.join(new) or 'none'}")
+    if loss != SegmentationLoss():
+        model.loss_function = loss
+        accelerator.print(describe_loss(loss, dataset.id2label))
     if args.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     longest, shortest = recipe.image_scale
     image_processor = VanImageProcessor(
         size={"shortest_edge": shortest, "longest_edge": longest}, do_reduce_labels=dataset.do_reduce_labels
     )
-    return Run(args, recipe, dataset, model, image_processor, accelerator)
+    return Run(args, recipe, dataset, model, image_processor, accelerator, loss)
+
+
+def describe_loss(loss: SegmentationLoss, id2label: dict[int, str]) -> str:
+    """Return the loss in words, with the labels that weigh the most and the least."""
+    words = [f"Loss: {loss}"]
+    if loss.label_smoothing > 0:
+        words.append(f"labels smoothed by {loss.label_smoothing:g}")
+    if loss.class_weights is not None:
+        ends = sorted(id2label, key=lambda label: loss.class_weights[label])
+        least, most = (f"{loss.class_weights[label]:.3g} ({id2label[label]})" for label in (ends[0], ends[-1]))
+        words.append(f"class weights from {least} to {most}")
+    return ", ".join(words)
 
 
 def create_model(
@@ -289,7 +312,7 @@ def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float
     """Accumulate the gradients of one optimizer step.
 
     The loss is the mean over the step's batches, and within each over its pixels that are not ignored, as in
-    transformers.
+    transformers; or what --loss makes of each.
 
     Args:
         run: the run.
@@ -407,6 +430,7 @@ def describe_results(run: Run) -> dict:
             "train": len(run.dataset.splits["train"]),
             "validation": len(run.dataset.splits["validation"]),
         },
+        "class_weights": describe_class_weights(run),
         "num_parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "evaluations": run.history.evaluations,
         "seconds": round(run.history.seconds, 1),
@@ -416,6 +440,12 @@ def describe_results(run: Run) -> dict:
         "versions": {"python": platform.python_version(), "van_hf": __version__}
         | {name: version(name) for name in packages},
     }
+
+
+def describe_class_weights(run: Run) -> dict[str, float] | None:
+    """Return the weights of the labels in the loss by name, as they came out of the file or the masks."""
+    weights = run.loss.class_weights
+    return None if weights is None else dict(zip(run.dataset.id2label.values(), weights, strict=True))
 
 
 def write_results(run: Run, model: VanForSemanticSegmentation) -> None:
@@ -505,6 +535,7 @@ def main() -> None:
     use_huge_pages()
     state = process_state()
     stop_at_problems(find_problems(args, state), state)
+    args.class_weights = load_or_stop(partial(given_class_weights, args), "--class_weights", state)
     start = load_or_stop(partial(load_start_config, args), "--model_name_or_path", state)
     recipe = resolve_recipe(args, start)
     stop_at_problems(find_recipe_problems(args, recipe, state), state)
@@ -519,6 +550,8 @@ def main() -> None:
         run = create_run(args, recipe, state)
         if args.report_to is not None:
             arguments = {name: value for name, value in vars(args).items() if value is not None}
+            if isinstance(args.class_weights, (list, dict)):
+                arguments["class_weights"] = json.dumps(args.class_weights)  # TensorBoard takes no containers
             run.accelerator.init_trackers("van_hf", config=arguments)
         model = train(run)
         try:

@@ -337,6 +337,16 @@ def test_loss_over_several_sizes(here, tmp_path):
     assert {row["peak memory"] for row in table["rows"]} == {None}
 
 
+def test_losses_beside_their_plain_forms(here, tmp_path):
+    sizes = ("--size", "32x32", "--num_labels", 5, "--no-memory", "--repeats", 1)
+    written = run_json(tmp_path / "file.json", "loss", "--loss", "ohem+dice", "focal", *sizes)
+    assert written["settings"]["loss"] == ["ohem+dice", "focal"]
+    rows = written["tables"][0]["rows"]
+    sides = [(row["loss"], row["side"]) for row in rows]
+    assert sides == [(loss, side) for loss in ("ohem+dice", "focal") for side in ("plain", "van_hf")]
+    assert rows[0]["largest difference"] == 0 and max(row["largest relative difference"] for row in rows) < 1e-5
+
+
 def test_postprocessing_beside_plain(here, tmp_path):
     sizes = ("--logits_size", "12x17", "--size", "48x67", "20x30", "--num_labels", 5, "--repeats", 1)
     tables = run_json(tmp_path / "file.json", "postprocess", *sizes)["tables"]
@@ -541,6 +551,7 @@ def test_ctrl_c_stops_quietly(monkeypatch, tmp_path, capsys):
         (("inference", "--model_size", "b7"), "invalid choice: 'b7'"),
         (("inference", "--device", "toaster"), "must be cpu, cuda or cuda:NUMBER: 'toaster'"),
         (("inference", "--device", "cuda:99"), "cuda:99: torch finds"),
+        (("loss", "--loss", "hinge"), "must be one of cross_entropy, focal, ohem, dice"),
         (("training", "--batch_size", "1"), "must be 2 or more: 1"),
         (("postprocess", "--size", "512"), "must be HEIGHTxWIDTH in pixels, such as 512x683: '512'"),
         (("loader", "--size", "0x5"), "must be HEIGHTxWIDTH"),

@@ -324,6 +324,19 @@ def test_card_of_a_training(runs, hub_validation):
         assert unexpected not in card.text
 
 
+def test_card_tells_the_loss(trained):
+    results = json.loads((trained / "results.json").read_text())
+    chosen = {"loss": "ohem+dice", "class_weights": "balanced", "label_smoothing": 0.1}
+    before = {name: value for name, value in results["run"].items() if name not in chosen}
+    for run, line in (
+        (results["run"] | chosen, "ohem+dice, classes weighted, labels smoothed by 0.1"),
+        (results["run"], "cross_entropy"),
+        (before, "cross_entropy"),
+    ):
+        (trained / "results.json").write_text(json.dumps(results | {"run": run}))
+        assert f"| loss | {line} |" in model_card_for_folder(trained, "someone/boxes").text
+
+
 def test_card_of_a_later_evaluation(runs, trained, hub_validation):
     (trained / "results.json").rename(trained / "train_results.json")
     shutil.copy(runs / "evaluated" / "results.json", trained)

@@ -5,15 +5,17 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import common_arguments
 import pytest
 import torch
 import train_arguments
 from accelerate import PartialState
-from conftest import tiny_config
+from conftest import BOX_NAMES, tiny_config
 
 from van_hf import VanForSemanticSegmentation
+from van_hf.losses import SegmentationLoss
 from van_hf.training import Recipe
 
 CPU, GPU = (Namespace(device=torch.device(name)) for name in ("cpu", "cuda"))
@@ -60,6 +62,9 @@ def problems(args: Namespace) -> list[str]:
         (["--learning_rate", "nan", "--resume_from_checkpoint", "latest"], ["learning_rate", "latest needs"]),
         (["--resume_from_checkpoint", "latest", "--output_dir", "none"], ["latest found no checkpoint"]),
         (["--resume_from_checkpoint", LONG_NAME, "--id2label", LONG_NAME], ["not a folder of", "is not a file"]),
+        (["--loss", "hinge+dice", "--label_smoothing", 1, "--class_weights", "none.json"], ["'hinge'", "1.0", "none"]),
+        (["--loss", "focal+ohem"], ["--loss: focal and ohem do not go together"]),
+        (["--loss", "dice", "--label_smoothing", 0.1], ["--label_smoothing: label_smoothing has no meaning for dice"]),
         (["--total_train_batch_size", 9, "--per_device_train_batch_size", 2], ["total_train_batch_size"]),
         (["--decode_head", "upernet", "--total_train_batch_size", 1], ["per_device_train_batch_size"]),
     ],
@@ -112,6 +117,54 @@ def test_decoding_at_reduced_size_is_part_of_the_run(parse):
         args = parse(*given)
         run = train_arguments.describe_run(args, resolve_recipe(args), 1)
         assert run["jpeg_draft"] is args.jpeg_draft is bool(given)
+
+
+def loss_arguments(parse, content, *arguments: object) -> Namespace:
+    """With a file of weights, read as the script does."""
+    Path("weights.json").write_text(json.dumps(content))
+    args = parse("--class_weights", "weights.json", *arguments)
+    assert problems(args) == []
+    args.class_weights = train_arguments.given_class_weights(args)
+    return args
+
+
+BOXES = SimpleNamespace(id2label=BOX_NAMES)
+
+
+def test_loss_of_the_arguments(parse):
+    args = loss_arguments(parse, {"box": 5, "1": 0.5}, "--loss", "ohem+dice", "--label_smoothing", 0.1)
+    state = PartialState(cpu=True)
+    assert train_arguments.find_class_weight_problems(args, BOXES) == []
+    expected = SegmentationLoss(("ohem", "dice"), class_weights=(1, 0.5, 5), label_smoothing=0.1)
+    assert train_arguments.resolve_loss(args, BOXES, state) == expected
+    assert train_arguments.resolve_loss(parse(), BOXES, state) == SegmentationLoss()
+
+
+def test_weights_that_do_not_fit_the_labels_are_a_problem(parse):
+    for content, message in (([1, 2], "has 2 weights, but there are 3 labels"), ({"sea": 1}, "weights for 'sea'")):
+        (problem,) = train_arguments.find_class_weight_problems(loss_arguments(parse, content), BOXES)
+        assert problem.startswith("--class_weights: the file ") and message in problem
+
+
+def test_another_loss_is_another_run(parse):
+    """A file's content counts, not its name; a checkpoint from before there was a choice has the default."""
+    resume = ("--resume_from_checkpoint", "run/checkpoint-1")
+    args = loss_arguments(parse, [1, 2, 3], "--loss", "focal")
+    run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+    assert (run["loss"], run["class_weights"], run["label_smoothing"]) == ("focal", [1, 2, 3], 0)
+    Path("run/checkpoint-1").mkdir(parents=True)
+    saved = Path("run/checkpoint-1/run.json")
+    saved.write_text(json.dumps(run))
+    args.resume_from_checkpoint = resume[1]
+    assert train_arguments.find_resume_problems(args, resolve_recipe(args), 1) == []
+    found = problems(parse(*resume, "--label_smoothing", 0.1))
+    assert [problem.split()[0] for problem in found] == ["class_weights", "label_smoothing", "loss"]
+    for name in ("loss", "class_weights", "label_smoothing"):
+        del run[name]
+    saved.write_text(json.dumps(run))
+    assert problems(parse(*resume)) == []
+    (problem,) = problems(parse(*resume, "--loss", "dice"))
+    assert problem == f"loss is 'dice', but {saved.parent} belongs to a run with 'cross_entropy'"
 
 
 def test_folder_of_a_checkpoint_is_the_output_folder(parse):

@@ -189,6 +189,42 @@ def test_resumed_run_has_the_threads_of_its_checkpoint(monkeypatch, torch_thread
     assert_same_weights(Path("whole"), Path("resumed"))
 
 
+@pytest.mark.parametrize("given", ["balanced", "file"])
+def test_resumed_run_has_its_loss(monkeypatch, capsys, tmp_path, boxes, given):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text('{"box": 4, "0": 0.5}')
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 3, "--num_threads", 1, "--loss", "ohem+dice")
+    arguments += ("--class_weights", given, "--label_smoothing", 0.1, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "whole", "--report_to", "tensorboard")
+    assert "Loss: ohem+dice, labels smoothed by 0.1, class weights from " in capsys.readouterr().out
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_here(patch, train_seg, *arguments, "resumed")
+    resume = ("--resume_from_checkpoint", Path("resumed/checkpoint-2"))
+    (problem,) = run_refused(monkeypatch, capsys, *arguments, "resumed", *resume, "--label_smoothing", 0.2)
+    assert "label_smoothing is 0.2" in problem
+    run_here(monkeypatch, train_seg, *arguments, "resumed", *resume)
+    assert_same_weights(Path("whole"), Path("resumed"))
+    results = results_of(Path("whole"))
+    assert results["run"]["loss"] == "ohem+dice"
+    weights = results["class_weights"]
+    assert weights.keys() == set(BOX_NAMES.values())
+    if given == "balanced":
+        assert weights["box"] > weights["sky"] >= weights["ground"] > 0
+        assert results["run"]["class_weights"] == "balanced"
+    else:
+        assert weights == {"sky": 0.5, "ground": 1, "box": 4}
+        assert results["run"]["class_weights"] == {"box": 4, "0": 0.5}
+
+
+def test_weights_of_other_labels_stop_the_script(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("[1, 2, 3, 4]")
+    (problem,) = run_refused(monkeypatch, capsys, "--dataset", boxes, *TRAINING, "--class_weights", "file")
+    assert "--class_weights: the file has 4 weights, but there are 3 labels" in problem
+
+
 @pytest.mark.slow
 def test_launched_run_takes_the_cores_that_are_there(tmp_path, boxes):
     output = finish(launch(SCRIPT, "--dataset", boxes, *SHORT, "--output_dir", "out", cwd=tmp_path))

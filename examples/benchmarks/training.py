@@ -6,6 +6,7 @@ import argparse
 import copy
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf.losses import SegmentationLoss, segmentation_loss_reference
 from van_hf.model.configuration_van import DECODE_HEADS
 from van_hf.model.decode_heads import Hamburger
-from van_hf.model.upsampled_scores import upsampled_cross_entropy, upsampled_cross_entropy_reference
+from van_hf.model.upsampled_scores import upsampled_cross_entropy_reference
 from van_hf.training import enable_gradient_checkpointing
 
 from .measuring import (
@@ -36,7 +38,7 @@ from .models import add_model_arguments, forms_of, random_model, stock_name, sto
 
 BASELINES = ("plain", "transformers")
 CHECKPOINTED = "van_hf checkpointed"
-LOSSES = {"plain": upsampled_cross_entropy_reference, "van_hf": upsampled_cross_entropy}
+SIDES = ("plain", "van_hf")
 WARM_UP_SIZE = 64
 COMPARED_SIZE = 128  # float64 is slow
 # A batch normalization takes away what is added before it, so that this gradient is nothing but rounding.
@@ -57,6 +59,8 @@ def add_commands(commands) -> None:
     help = "the loss of logits that are smaller than the labels, forward and backward"
     parser = commands.add_parser("loss", help=help, description=f"{help}; of several values of an argument, all "
                                  "combinations")  # fmt: skip
+    parser.add_argument("--loss", type=loss_argument, default=[SegmentationLoss()], nargs="+",
+                        help="cross_entropy, focal, ohem, dice, or two as in ohem+dice (cross_entropy)")  # fmt: skip
     parser.add_argument("--batch_size", type=integer_from(1), default=[2], nargs="+")
     parser.add_argument("--num_labels", type=integer_from(2, IGNORE_INDEX), default=[150], nargs="+")
     parser.add_argument("--size", type=size_argument, default=[(512, 512)], nargs="+", metavar="HEIGHTxWIDTH",
@@ -65,9 +69,17 @@ def add_commands(commands) -> None:
                         help="pixels of the labels to one of the logits (4)")  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the logits")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True,
-                        help="measure memory too, which takes two processes for each size")  # fmt: skip
+                        help="measure memory too, which takes two processes for each size and loss")  # fmt: skip
     add_common_arguments(parser, repeats=7)
     parser.set_defaults(run=benchmark_loss)
+
+
+def loss_argument(text: str) -> SegmentationLoss:
+    """Return the loss of a name, for argparse."""
+    try:
+        return SegmentationLoss.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def random_labels(shape: tuple[int, ...], num_labels: int, device: str) -> torch.Tensor:
@@ -232,13 +244,17 @@ def compare_training(
 
 
 def loss_step(
-    kind: str, logits: torch.Tensor, labels: torch.Tensor
+    kind: str, function: SegmentationLoss, logits: torch.Tensor, labels: torch.Tensor
 ) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
-    """Return what gives the loss and its gradients by the logits."""
+    """Return what gives the loss and its gradients by the logits, in plain form or ours."""
+    if kind == "plain" and function == SegmentationLoss():
+        function = upsampled_cross_entropy_reference
+    elif kind == "plain":
+        function = partial(segmentation_loss_reference, function)
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:
         leaf = logits.detach().requires_grad_()
-        loss = LOSSES[kind](leaf, labels, IGNORE_INDEX)
+        loss = function(leaf, labels, IGNORE_INDEX)
         loss.backward()
         return loss.detach(), leaf.grad
 
@@ -267,11 +283,13 @@ class LossSizes(NamedTuple):
 WARM_UP_SIZES = LossSizes(batch=2, num_labels=2, height=256, width=256, stride=4)
 
 
-def peak_memory_of_loss(kind: str, sizes: LossSizes, dtype: torch.dtype, device: str) -> float:
+def peak_memory_of_loss(
+    kind: str, function: SegmentationLoss, sizes: LossSizes, dtype: torch.dtype, device: str
+) -> float:
     """Return the bytes that the loss and its gradients need above logits and labels."""
     logits, labels = sizes.inputs(dtype, device)
-    loss_step(kind, *WARM_UP_SIZES.inputs(dtype, device))()
-    return peak_memory_of(loss_step(kind, logits, labels), device)
+    loss_step(kind, function, *WARM_UP_SIZES.inputs(dtype, device))()
+    return peak_memory_of(loss_step(kind, function, logits, labels), device)
 
 
 def benchmark_loss(args: argparse.Namespace) -> Iterator[Table]:
@@ -288,28 +306,33 @@ def benchmark_loss(args: argparse.Namespace) -> Iterator[Table]:
 
 
 def compare_loss(sizes: LossSizes, dtype: torch.dtype, args: argparse.Namespace) -> list[dict]:
-    """Measure the sides, which take turns; return a row for each."""
+    """Measure the sides of all losses, which take turns; return a row for each."""
     device = args.device
+    sides = list(product(args.loss, SIDES))
     logits, labels = sizes.inputs(dtype, device)
-    steps = {kind: loss_step(kind, logits, labels) for kind in LOSSES}
-    reference_loss, reference = loss_step("plain", logits.float(), labels)()
+    steps = {(loss, kind): loss_step(kind, loss, logits, labels) for loss, kind in sides}
     seconds = take_turns(steps, args.repeats, device, desc=f"{sizes.num_labels} labels")
-    peaks = dict.fromkeys(LOSSES, math.nan)
+    peaks = dict.fromkeys(sides, math.nan)
     if args.memory:
-        peaks = {kind: in_new_process(peak_memory_of_loss, kind, sizes, dtype, device) / MEGABYTE for kind in LOSSES}
+        peaks = {
+            (loss, kind): in_new_process(peak_memory_of_loss, kind, loss, sizes, dtype, device) / MEGABYTE
+            for loss, kind in sides
+        }
     rows = []
-    for kind, step in steps.items():
+    for (function, kind), step in steps.items():
+        reference_loss, reference = loss_step("plain", function, logits.float(), labels)()
         loss, gradients = step()
         difference, _ = largest_relative_difference({"logits": gradients}, {"logits": reference})
         rows.append({
+            "loss": str(function),
             "side": kind,
             "labels": sizes.num_labels,
             "logits": f"{sizes.batch} x {logits.shape[2]} x {logits.shape[3]}",
             "size": f"{sizes.height} x {sizes.width}",
-            "seconds": seconds[kind],
-            "speedup": seconds["plain"] / seconds[kind],
-            "peak memory": peaks[kind],
-            "share of peak": share(peaks[kind], peaks["plain"]),
+            "seconds": seconds[function, kind],
+            "speedup": seconds[function, "plain"] / seconds[function, kind],
+            "peak memory": peaks[function, kind],
+            "share of peak": share(peaks[function, kind], peaks[function, "plain"]),
             "largest difference": abs(loss.item() - reference_loss.item()),
             "largest relative difference": difference,
         })  # fmt: skip

@@ -3,6 +3,7 @@
 """Datasets for semantic segmentation, through `datasets`, and the training augmentation."""
 
 from .augmentation import TrainAugmentation
+from .class_weights import balanced_class_weights, read_class_weights, resolve_class_weights
 from .label_check import check_train_labels, check_validation_labels
 from .label_tables import LABEL_TABLES
 from .loading import SegmentationDataset, load_segmentation_dataset
@@ -15,8 +16,11 @@ __all__ = [
     "SegmentationDataset",
     "TrainAugmentation",
     "TrainSamples",
+    "balanced_class_weights",
     "check_train_labels",
     "check_validation_labels",
     "load_segmentation_dataset",
+    "read_class_weights",
     "read_example",
+    "resolve_class_weights",
 ]

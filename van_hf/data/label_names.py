@@ -85,7 +85,13 @@ def _checked_name(number: int, name: object, origin: str) -> str:
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The object that JSON's pairs make; of equal keys `json` would keep the last, without a word."""
+    """Return the object that JSON's pairs make, for `json`'s `object_pairs_hook`.
+
+    Of equal keys `json` would keep the last, without a word.
+
+    Raises:
+        ValueError: two keys are equal.
+    """
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"it has several entries for {', '.join(map(repr, twice))}")

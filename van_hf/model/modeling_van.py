@@ -525,8 +525,13 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
     In evaluation mode the same picture has the same logits at every call: up to float rounding, as a picture's place
     in a batch, and the batch's size, decide how products are summed up.
 
+    `model.loss_function = ...` sets another loss for training, of both heads: a callable of `(logits, labels,
+    ignore_index)` as [`upsampled_cross_entropy`] is, the default; `van_hf.losses` has some. It is no part of what is
+    saved. Evaluation mode keeps the cross entropy. It must not be an `nn.Module`, which torch would make a part of the
+    model.
+
     `Trainer` trains it, but for `label_smoothing_factor`: its smoothing takes the classes to be the last dimension of
-    the logits, and labels to be of the logits' size. A smoothed loss goes into `Trainer(compute_loss_func=...)`.
+    the logits, and labels to be of the logits' size. A smoothed loss goes into `model.loss_function`.
 
     Args:
         config ([`VanConfig`]): the configuration; `num_labels` is the number of classes.
@@ -550,6 +555,7 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
         self.decode_head = DECODE_HEAD_CLASSES[config.decode_head](config, in_channels)
         has_auxiliary_head = DECODE_HEADS[config.decode_head].has_auxiliary_head and config.use_auxiliary_head
         self.auxiliary_head = FcnHead(config, in_channels) if has_auxiliary_head else None
+        self.loss_function = upsampled_cross_entropy
         self.post_init()
 
     @can_return_tuple
@@ -568,7 +574,8 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
         Returns:
             [`~transformers.modeling_outputs.SemanticSegmenterOutput`]: `loss`, a scalar, if there are labels: the
             cross entropy of the logits, interpolated to the labels' size, averaged over the pixels that are not
-            ignored (0 where all are), and in training mode `auxiliary_loss_weight` times the auxiliary head's;
+            ignored (0 where all are). In training mode it is that of `model.loss_function`, and
+            `auxiliary_loss_weight` times the auxiliary head's are added;
             `logits` of shape `(batch, num_labels, height / s, width / s)`, rounded up, where s is
             `config.logits_stride`, 4 for UperNet and Semantic FPN and 8 for Light-Ham and HamNet; `hidden_states` of
             shapes `(batch, hidden_sizes[0], height / 4, width / 4)` to `(batch, hidden_sizes[3], height / 32,
@@ -584,11 +591,10 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
         if labels is not None:
             labels = self._checked_labels(labels, batch_size=pixel_values.shape[0])
             ignore_index = self.config.semantic_loss_ignore_index
-            loss = upsampled_cross_entropy(logits, labels, ignore_index)
+            loss_function = self.loss_function if self.training else upsampled_cross_entropy
+            loss = loss_function(logits, labels, ignore_index)
             if self.auxiliary_head is not None and self.training:
-                auxiliary_loss = upsampled_cross_entropy(
-                    self.auxiliary_head(outputs.hidden_states), labels, ignore_index
-                )
+                auxiliary_loss = loss_function(self.auxiliary_head(outputs.hidden_states), labels, ignore_index)
                 loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 

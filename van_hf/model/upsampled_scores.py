@@ -34,7 +34,7 @@ NAMESPACE = operator_namespace(__name__, "upsampled_cross_entropy")
 
 def upsampled_cross_entropy_reference(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """The definition of [`upsampled_cross_entropy`]."""
-    scores = resize_to(logits.to(_score_dtype(logits)), labels.shape[-2:])
+    scores = resize_to(logits.to(score_dtype(logits)), labels.shape[-2:])
     num_valid = (labels != ignore_index).sum().clamp(min=1)
     return F.cross_entropy(scores, labels, ignore_index=ignore_index, reduction="sum") / num_valid
 
@@ -57,19 +57,24 @@ def upsampled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_i
         ValueError: when the shapes do not fit.
         RuntimeError, IndexError: when an id is out of range; on an accelerator torch asserts it.
     """
-    if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
-        raise ValueError(
-            "logits must be (batch, num_labels, rows, columns) and labels (batch, height, width), "
-            f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
-    if is_transformed(logits, labels) or not _pays_off(logits, labels):
+    check_shapes(logits, labels)
+    if is_transformed(logits, labels) or not pays_off_in_blocks(logits, labels):
         return upsampled_cross_entropy_reference(logits, labels, ignore_index)
     needs_gradient = logits.requires_grad and torch.is_grad_enabled()
     return _cross_entropy_and_gradient(logits, labels, ignore_index, needs_gradient)[0]
 
 
-def _pays_off(logits: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Whether the loss is worked out in blocks: the one place where that is decided, as measured on CPUs."""
+def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise a ValueError unless a loss can be taken of logits and labels of these shapes."""
+    if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
+        raise ValueError(
+            "logits must be (batch, num_labels, rows, columns) and labels (batch, height, width), "
+            f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+
+
+def pays_off_in_blocks(logits: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Return whether a loss is worked out in blocks: the one place where that is decided, as measured on CPUs."""
     # A comparison of sizes would tie an exported program to the answer. Accelerators were not measured.
     if is_exporting() or logits.device.type != "cpu":
         return True
@@ -82,85 +87,38 @@ def _cross_entropy_and_gradient(
     logits: torch.Tensor, labels: torch.Tensor, ignore_index: int, needs_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss, and its gradient in the shape of `logits` and the dtype of the loss; empty if it is not needed."""
-    rows, columns = logits.shape[2:]
-    height, width = labels.shape[1:]
     valid = labels != ignore_index
     num_valid = valid.sum().clamp(min=1)
-    loss = logits.new_zeros((), dtype=_score_dtype(logits))
-    gradient = _empty_gradient(logits, needs_gradient).zero_()
-    num_pictures, num_rows = _loss_block(logits, height, width)
-    across = _bands(columns, width, BAND_LENGTH, loss)
-    down = _bands(rows, height, num_rows, loss)
-    for start in range(0, len(logits), num_pictures):
-        pictures = slice(start, start + num_pictures)
-        for band in down:
-            narrow = logits[pictures, :, band.source].to(loss.dtype).transpose(1, 2)
-            block = (pictures, band.place)
-            block_loss, narrow_gradient = _block_cross_entropy(
-                narrow, labels[block], valid[block], band.weights, across, needs_gradient
-            )
-            loss += block_loss
-            if needs_gradient:
-                gradient[pictures, :, band.source] += narrow_gradient.transpose(1, 2)
+    loss = logits.new_zeros((), dtype=score_dtype(logits))
+    gradient = empty_gradient(logits, needs_gradient).zero_()
+    for block in upsampled_blocks(logits, labels.shape[1:]):
+        loss += _block_cross_entropy(
+            block, labels[block.place], valid[block.place], gradient if needs_gradient else None
+        )
     return loss / num_valid, gradient.div_(num_valid)
 
 
-def _loss_block(logits: torch.Tensor, height: int, width: int) -> tuple[int, int]:
-    """Pictures and rows of a block of the loss."""
-    num_labels = logits.shape[1]
-    scores = ACCELERATOR_BLOCK_SCORES
-    if logits.device.type == "cpu":
-        scores = min(CPU_LOSS_BLOCK_SCORES, CPU_LOSS_BLOCK_PIXELS * num_labels)
-    rows = min(max(scores // (num_labels * width), MIN_BLOCK_ROWS), height, BAND_LENGTH)
-    return max(scores // (num_labels * width * rows), 1), rows
-
-
 def _block_cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    valid: torch.Tensor,
-    row_weights: torch.Tensor,
-    across: list["Band"],
-    needs_gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The sum of the cross entropy over a block of rows, and its gradient by the logits that these rest on.
-
-    Rows come first in memory, so that they are interpolated in one product of matrices, and the softmax of many
-    neighbouring columns is taken at once, be the classes few or many. The products write into a given tensor:
-    autocast leaves those alone.
+    block: "UpsampledBlock", labels: torch.Tensor, valid: torch.Tensor, gradient: torch.Tensor | None
+) -> torch.Tensor:
+    """The sum of the cross entropy over a block, whose gradient is added to that by all logits, if there is one.
 
     Args:
-        logits: (pictures, source rows, num_labels, columns).
+        block: gives the scores, (pictures, rows, num_labels, width).
         labels: (pictures, rows, width).
         valid: which of them count, (pictures, rows, width).
-        row_weights: (rows, source rows).
-        across: how the columns are interpolated.
+        gradient: (batch, num_labels, rows, columns).
     """
-    num_pictures, num_sources, num_labels, columns = logits.shape
-    _, num_rows, width = labels.shape
-    narrow = logits.reshape(-1, columns)
-    wide = narrow.new_empty(num_pictures, num_sources, num_labels * width)
-    wide_lines = wide.view(-1, width)
-    for band in across:
-        torch.mm(narrow[:, band.source], band.weights.T, out=wide_lines[:, band.place])
-    scores = wide.new_empty(num_pictures, num_rows, num_labels, width)
-    row_weights = row_weights.expand(num_pictures, -1, -1)
-    torch.bmm(row_weights, wide, out=scores.flatten(2))
-    log_probabilities = scores.log_softmax(dim=2)
-    del scores
+    log_probabilities = block.scores().log_softmax(dim=2)
     target = torch.where(valid, labels, 0)[:, :, None]
     loss = -torch.where(valid, log_probabilities.gather(2, target)[:, :, 0], 0).sum()
-    if not needs_gradient:
-        return loss, None
-    # The gradient of the sum: probabilities, less one at the label.
-    gradient = log_probabilities.exp_()
-    gradient.scatter_add_(2, target, gradient.new_full((), -1).expand(target.shape))
-    gradient *= valid[:, :, None]
-    torch.bmm(row_weights.mT, gradient.flatten(2), out=wide)
-    narrow_gradient = torch.zeros_like(narrow)
-    for band in across:
-        narrow_gradient[:, band.source].addmm_(wide_lines[:, band.place], band.weights)
-    return loss, narrow_gradient.view(logits.shape)
+    if gradient is not None:
+        # The gradient of the sum: probabilities, less one at the label.
+        scores_gradient = log_probabilities.exp_()
+        scores_gradient.scatter_add_(2, target, scores_gradient.new_full((), -1).expand(target.shape))
+        scores_gradient *= valid[:, :, None]
+        block.add_transposed(scores_gradient, gradient)
+    return loss
 
 
 class Band(NamedTuple):
@@ -177,10 +135,94 @@ class Band(NamedTuple):
     weights: torch.Tensor
 
 
-def _bands(length: int, new_length: int, step: int, like: torch.Tensor) -> list[Band]:
+class UpsampledBlock:
+    """Some rows of some pictures' scores at full size, and the way back for gradients by them.
+
+    Rows come first in memory, so that they are interpolated in one product of matrices, and the softmax of many
+    neighbouring columns is taken at once, be the classes few or many. The products write into a given tensor:
+    autocast leaves those alone.
+
+    Attributes:
+        place: where the block lies in (batch, height, width): its pictures and its rows.
+    """
+
+    def __init__(self, logits: torch.Tensor, pictures: slice, down: Band, across: list[Band], dtype: torch.dtype):
+        """
+        Args:
+            logits: (batch, num_labels, rows, columns).
+            pictures: which of them.
+            down: the block's rows, and how they are interpolated.
+            across: how the columns are interpolated.
+            dtype: of the scores.
+        """
+        self.place = (pictures, down.place)
+        self._logits_place = (pictures, slice(None), down.source)
+        self._row_weights, self._across = down.weights, across
+        # (pictures, source rows, num_labels, columns)
+        logits = logits[self._logits_place].to(dtype).transpose(1, 2)
+        self._logits_shape = logits.shape
+        self._narrow = logits.reshape(-1, logits.shape[-1])
+
+    def scores(self) -> torch.Tensor:
+        """Return the scores, (pictures, rows, num_labels, width), as a new tensor."""
+        num_pictures, num_sources, num_labels, _ = self._logits_shape
+        width = self._across[-1].place.stop
+        self._wide = self._narrow.new_empty(num_pictures, num_sources, num_labels * width)
+        wide_lines = self._wide.view(-1, width)
+        for band in self._across:
+            torch.mm(self._narrow[:, band.source], band.weights.T, out=wide_lines[:, band.place])
+        scores = self._wide.new_empty(num_pictures, len(self._row_weights), num_labels, width)
+        torch.bmm(self._row_weights.expand(num_pictures, -1, -1), self._wide, out=scores.flatten(2))
+        return scores
+
+    def add_transposed(self, scores_gradient: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Add a gradient by the scores to the one by the logits that they rest on; the last use of a block.
+
+        Args:
+            scores_gradient: (pictures, rows, num_labels, width), contiguous.
+            gradient: of all logits, (batch, num_labels, rows, columns), in the dtype of the scores.
+        """
+        row_weights = self._row_weights.expand(len(scores_gradient), -1, -1)
+        torch.bmm(row_weights.mT, scores_gradient.flatten(2), out=self._wide)
+        wide_lines = self._wide.view(-1, scores_gradient.shape[-1])
+        narrow_gradient = torch.zeros_like(self._narrow)
+        for band in self._across:
+            narrow_gradient[:, band.source].addmm_(wide_lines[:, band.place], band.weights)
+        gradient[self._logits_place] += narrow_gradient.view(self._logits_shape).transpose(1, 2)
+        del self._wide, self._narrow  # before the next block is made
+
+
+def upsampled_blocks(logits: torch.Tensor, size: tuple[int, int]) -> Iterator[UpsampledBlock]:
+    """Yield the scores that logits, (batch, num_labels, rows, columns), are interpolated to, block by block.
+
+    Args:
+        logits: floating point, of any size.
+        size: `(height, width)` in pixels of the scores, which are float32, or float64 for such logits.
+    """
+    height, width = size
+    dtype = score_dtype(logits)
+    num_pictures, num_rows = _loss_block(logits, height, width)
+    across = _bands(logits.shape[3], width, BAND_LENGTH, dtype, logits.device)
+    down = _bands(logits.shape[2], height, num_rows, dtype, logits.device)
+    for start in range(0, len(logits), num_pictures):
+        for band in down:
+            yield UpsampledBlock(logits, slice(start, start + num_pictures), band, across, dtype)
+
+
+def _loss_block(logits: torch.Tensor, height: int, width: int) -> tuple[int, int]:
+    """Pictures and rows of a block of the loss."""
+    num_labels = logits.shape[1]
+    scores = ACCELERATOR_BLOCK_SCORES
+    if logits.device.type == "cpu":
+        scores = min(CPU_LOSS_BLOCK_SCORES, CPU_LOSS_BLOCK_PIXELS * num_labels)
+    rows = min(max(scores // (num_labels * width), MIN_BLOCK_ROWS), height, BAND_LENGTH)
+    return max(scores // (num_labels * width * rows), 1), rows
+
+
+def _bands(length: int, new_length: int, step: int, dtype: torch.dtype, device: torch.device) -> list[Band]:
     """How a line of `length` is interpolated to `new_length`, in parts of `step`."""
     # In the scores' dtype, as torch does it: weights rounded otherwise would differ in the 5th digit.
-    before, after, after_weight = bilinear_taps(half_pixel_positions(length, new_length, dtype=like.dtype), length)
+    before, after, after_weight = bilinear_taps(half_pixel_positions(length, new_length, dtype=dtype), length)
     bands = []
     for start in range(0, new_length, step):
         place = slice(start, min(start + step, new_length))
@@ -188,13 +230,13 @@ def _bands(length: int, new_length: int, step: int, like: torch.Tensor) -> list[
         weights = after_weight.new_zeros(place.stop - place.start, source.stop - source.start)
         weights.scatter_add_(1, before[place, None] - source.start, 1 - after_weight[place, None])
         weights.scatter_add_(1, after[place, None] - source.start, after_weight[place, None])
-        bands.append(Band(place, source, weights.to(like.device)))
+        bands.append(Band(place, source, weights.to(device)))
     return bands
 
 
 @_cross_entropy_and_gradient.register_fake
 def _(logits, labels, ignore_index, needs_gradient):
-    return logits.new_empty((), dtype=_score_dtype(logits)), _empty_gradient(logits, needs_gradient)
+    return logits.new_empty((), dtype=score_dtype(logits)), empty_gradient(logits, needs_gradient)
 
 
 def _keep_gradient(ctx, inputs, output):
@@ -220,7 +262,7 @@ _cross_entropy_and_gradient.register_autograd(_backward, setup_context=_keep_gra
 
 def upsampled_argmax_reference(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The definition of [`upsampled_argmax`]."""
-    return resize_to(logits.to(_score_dtype(logits)), torch.Size(size)).argmax(dim=1)
+    return resize_to(logits.to(score_dtype(logits)), torch.Size(size)).argmax(dim=1)
 
 
 def upsampled_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -253,7 +295,7 @@ def _argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return _argmax_by_classes(logits, torch.Size((height, width)))
     ids = logits.new_empty((len(logits), height, width), dtype=torch.int64)
     for picture, picture_ids in zip(logits, ids, strict=True):
-        picture = picture.to(_score_dtype(logits))
+        picture = picture.to(score_dtype(logits))
         upper, lower, lower_weight = _taps(rows, height, picture)
         step = _block_rows(num_labels * width, logits.device)
         for start in range(0, height, step):
@@ -274,7 +316,7 @@ def _argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def _argmax_by_classes(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """The class ids a few classes at a time, with F.interpolate's own weights: rounded otherwise they might be 0 where
     its are not, and 0 times infinity is NaN."""
-    highest = logits.new_full((len(logits), *size), -torch.inf, dtype=_score_dtype(logits))
+    highest = logits.new_full((len(logits), *size), -torch.inf, dtype=score_dtype(logits))
     ids = torch.zeros(highest.shape, dtype=torch.int64, device=logits.device)
     step = max(_block_scores(logits.device) // max(highest.numel(), 1), 1)
     for first in range(0, logits.shape[1], step):
@@ -320,12 +362,14 @@ def _(logits, height, width):
     return logits.new_empty((logits.shape[0], height, width), dtype=torch.int64)
 
 
-def _score_dtype(logits: torch.Tensor) -> torch.dtype:
+def score_dtype(logits: torch.Tensor) -> torch.dtype:
+    """Return the dtype that scores are interpolated in: float32, or float64 for such logits."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
-def _empty_gradient(logits: torch.Tensor, needs_gradient: bool) -> torch.Tensor:
-    dtype = _score_dtype(logits)
+def empty_gradient(logits: torch.Tensor, needs_gradient: bool) -> torch.Tensor:
+    """Return what takes a gradient by the logits, in the scores' dtype; without elements if none is needed."""
+    dtype = score_dtype(logits)
     return torch.empty_like(logits, dtype=dtype) if needs_gradient else logits.new_empty(0, dtype=dtype)
 
 
