@@ -26,10 +26,12 @@ from van_hf.files import read_json
 from van_hf.inference import load_config
 from van_hf.machine import cores_per_process
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
-from van_hf.training import RECIPES, Recipe, complete_checkpoints
+from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
 TRACKERS = ("tensorboard", "trackio", "wandb")
+# What runs had before there was a choice, which their checkpoints do not tell.
+ADDED_TO_RUNS = {**ADDED_FIELDS}
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
@@ -51,6 +53,10 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--recipe", help=f"one of {', '.join(RECIPES)}")
     training.add_argument("--max_train_steps", type=int, help="optimizer steps")
     training.add_argument("--learning_rate", type=float, help="peak learning rate")
+    training.add_argument("--head_learning_rate_factor", type=float, help="how many times that of the backbone the "
+                          "decode heads' learning rate is, e.g. 10")  # fmt: skip
+    training.add_argument("--layer_decay", type=float, help="by what the learning rate falls from each block of the "
+                          "backbone to the one before it, e.g. 0.9; 1 for not at all")  # fmt: skip
     training.add_argument("--weight_decay", type=float)
     training.add_argument("--warmup_steps", type=int)
     training.add_argument("--total_train_batch_size", type=int, help="pictures per step, over all devices")
@@ -156,10 +162,12 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
         )
     if args.checkpoints_total_limit < 1:
         problems.append(f"--checkpoints_total_limit must be 1 or more, got {args.checkpoints_total_limit}")
-    for name in ("learning_rate", "max_grad_norm"):
+    for name in ("learning_rate", "head_learning_rate_factor", "max_grad_norm"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"--{name} must be above 0 and finite, got {value}")
+    if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
+        problems.append(f"--layer_decay must be above 0 and at most 1, got {args.layer_decay}")
     if args.ema_decay is not None and not 0 < args.ema_decay < 1:
         problems.append(f"--ema_decay must lie between 0 and 1, got {args.ema_decay}")
     return problems
@@ -280,7 +288,7 @@ def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes
     if checkpoint is None:
         return []
     try:
-        saved = read_json(checkpoint / "run.json")
+        saved = ADDED_TO_RUNS | read_json(checkpoint / "run.json")
     except ValueError as error:
         return [f"--resume_from_checkpoint: {error}"]
     now = describe_run(args, recipe, num_processes)

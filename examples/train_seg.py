@@ -74,6 +74,7 @@ from van_hf.training import (
     create_optimizer,
     create_scheduler,
     enable_gradient_checkpointing,
+    learning_rate_factor,
     save_checkpoint,
 )
 from van_hf.visualization import plot_predictions, plot_training_curves
@@ -254,7 +255,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
             break
 
         model.train()
-        learning_rate = scheduler.get_last_lr()[0]
+        learning_rate = recipe.learning_rate * learning_rate_factor(history.last_step, recipe)
         loss, gradient_norm = backward(run, wrapped_model, batches)
         stop_if_not_finite(accelerator, loss, gradient_norm, history.last_step + 1, run.output_dir)
         optimizer.step()

@@ -48,6 +48,8 @@ def problems(args: Namespace) -> list[str]:
     [
         (["--learning_rate", -1, "--crop_size", 8, "--num_threads", 0], ["learning_rate", "crop_size", "num_threads"]),
         (["--num_threads", 100_000], ["num_threads"]),
+        (["--head_learning_rate_factor", 0, "--layer_decay", 1.5], ["head_learning_rate_factor", "layer_decay"]),
+        (["--layer_decay", "nan"], ["layer_decay must be above 0 and at most 1"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
         (["--mixed_precision", "fp16", "--ema_decay", 1], ["mixed_precision", "ema_decay"]),
@@ -190,6 +192,48 @@ def test_threads_of_a_resumed_run(parse, monkeypatch, saved, on_cpu, on_gpu):
     expected = [f"num_threads is 5, but {Path('run/checkpoint-1')} belongs to a run with 4"] if saved == 4 else []
     assert problems(args) == expected
     assert train_arguments.choose_num_threads(args, CPU) == 5
+
+
+@pytest.fixture
+def saved_run(parse):
+    """Writes run.json of a checkpoint of a run with some arguments, without the fields that are named, and returns
+    those that resume it."""
+
+    def save(*arguments: object, without: tuple[str, ...] = ()) -> list:
+        args = parse(*arguments)
+        run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+        Path("run/checkpoint-1").mkdir(parents=True, exist_ok=True)
+        content = {name: value for name, value in run.items() if name not in without}
+        Path("run/checkpoint-1/run.json").write_text(json.dumps(content))
+        return ["--resume_from_checkpoint", "run/checkpoint-1"]
+
+    return save
+
+
+def refused_fields(args: Namespace) -> list[str]:
+    return [problem.split()[0] for problem in problems(args)]
+
+
+def test_checkpoint_from_before_there_was_a_choice_is_resumed(parse, saved_run):
+    added = tuple(train_arguments.ADDED_TO_RUNS)
+    args = parse()
+    run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+    assert {name: run[name] for name in added} == train_arguments.ADDED_TO_RUNS
+    assert problems(parse(*saved_run(without=added))) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--head_learning_rate_factor", 10], "head_learning_rate_factor"),
+        (["--layer_decay", 0.9], "layer_decay"),
+    ],
+)
+def test_what_decides_the_weights_is_kept_by_a_resumed_run(parse, saved_run, arguments, field):
+    assert refused_fields(parse(*saved_run(), *arguments)) == [field]
+    resume = saved_run(*arguments)
+    assert problems(parse(*resume, *arguments)) == []
+    assert refused_fields(parse(*resume)) == [field]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from van_hf.training import (
     create_ema,
     create_optimizer,
     create_scheduler,
+    layer_depths,
     learning_rate_factor,
     parameter_groups,
     save_checkpoint,
@@ -129,6 +130,63 @@ def test_ham_recipes_decay_group_norms_but_no_norms_of_the_backbone(decode_head)
     assert len(group_norms) == {"light_ham": 6, "ham": 10}[decode_head] and set(group_norms) <= set(decayed)
     assert {f"backbone.norm{stage}.weight" for stage in (1, 2, 3, 4)} <= set(exempt)
     assert all(name.startswith("backbone.") for name in exempt)
+
+
+def test_layers_are_counted_from_the_output():
+    model = VanForSemanticSegmentation(tiny_config(depths=[1, 2, 1, 1]))
+    depths = layer_depths(model)
+    assert depths.keys() == dict(model.named_parameters()).keys()
+    stage = "van.encoder.stages.{}".format
+    expected = {
+        f"{stage(0)}.embeddings.convolution.weight": 5,
+        f"{stage(0)}.layers.0.mlp.in_dense.weight": 5,
+        f"{stage(0)}.normalization.bias": 5,
+        f"{stage(1)}.embeddings.normalization.weight": 4,
+        f"{stage(1)}.layers.0.attention_scaling.weight": 4,
+        f"{stage(1)}.layers.1.post_normalization.weight": 3,
+        f"{stage(1)}.normalization.weight": 3,
+        f"{stage(2)}.layers.0.mlp.out_dense.bias": 2,
+        f"{stage(3)}.embeddings.convolution.bias": 1,
+        f"{stage(3)}.normalization.weight": 1,
+        "decode_head.classifier.weight": 0,
+        "auxiliary_head.classifier.bias": 0,
+    }
+    assert {name: depths[name] for name in expected} == expected
+    assert set(depths.values()) == set(range(6))
+    assert {layer_depths(model.van)[name.removeprefix("van.")] - depth for name, depth in depths.items() if depth} == {
+        0
+    }
+
+
+def test_heads_and_layers_have_rates_of_their_own():
+    model = VanForSemanticSegmentation(tiny_config(depths=[1, 1, 1, 1]))
+    recipe = replace(RECIPES["upernet_160k"], head_learning_rate_factor=10.0, layer_decay=0.5, warmup_steps=0)
+    optimizer = create_optimizer(model, recipe)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    depths = layer_depths(model)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names.pop(id(parameter))
+            factor = 0.5 ** depths[name] if depths[name] else 10.0
+            assert group["lr"] == recipe.learning_rate * factor
+            assert group["weight_decay"] == (0.0 if "norm" in name else recipe.weight_decay)
+    assert not names
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scheduler = create_scheduler(optimizer, recipe)
+    optimizer.step()
+    scheduler.step()
+    decay = learning_rate_factor(1, recipe)
+    assert [group["lr"] for group in optimizer.param_groups] == [rate * decay for rate in rates]
+
+
+def test_one_rate_for_all_has_the_groups_of_old_checkpoints():
+    model = VanForSemanticSegmentation(tiny_config())
+    groups = create_optimizer(model, RECIPES["upernet_160k"]).param_groups
+    expected = parameter_groups(model, 0.01)
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+    for group, other in zip(groups, expected, strict=True):
+        assert other.keys() == {"params", "weight_decay"}
+        assert all(one is another for one, another in zip(group["params"], other["params"], strict=True))
 
 
 def test_groups_leave_out_frozen_parameters_and_empty_groups():

@@ -4,7 +4,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import glob
@@ -27,7 +27,7 @@ class Recipe:
 
     Args:
         decode_head: Decode head that the recipe belongs to, one of `DECODE_HEADS`.
-        learning_rate: AdamW's peak learning rate.
+        learning_rate: AdamW's peak learning rate, that of the backbone where heads or layers have their own.
         weight_decay: AdamW's decoupled weight decay.
         betas: AdamW's decay rates of the two moment estimates.
         no_decay: Parameters whose name holds one of these strings are not decayed.
@@ -42,6 +42,8 @@ class Recipe:
         ratio_range: `(least, largest)` of the random scaling in training.
         photometric_distortion: Whether colours are distorted in training.
         eval_steps: Optimizer steps between two evaluations.
+        head_learning_rate_factor: How many times the backbone's learning rate the decode heads' is.
+        layer_decay: By what the learning rate falls from each layer to the one before it, see [`layer_depths`].
     """
 
     decode_head: str
@@ -59,7 +61,12 @@ class Recipe:
     image_scale: tuple[int, int] = (2048, 512)
     ratio_range: tuple[float, float] = (0.5, 2.0)
     photometric_distortion: bool = True
+    head_learning_rate_factor: float = 1.0
+    layer_decay: float = 1.0
 
+
+# What runs had before these fields were there, which their files therefore lack.
+ADDED_FIELDS = {"head_learning_rate_factor": 1.0, "layer_decay": 1.0}
 
 _UPERNET_160K = Recipe(
     decode_head="upernet",
@@ -122,7 +129,46 @@ def enable_gradient_checkpointing(model: PreTrainedModel, **arguments) -> None:
         model.gradient_checkpointing_enable(arguments or None)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[str] = ("norm",)) -> list[dict]:
+def layer_depths(model: PreTrainedModel) -> dict[str, int]:
+    """Return how many layers lie between each parameter and the output, for decay of the learning rate by layers.
+
+    A layer is a block of the backbone: its last one, of the last stage, is at depth 1, its first one, of the first
+    stage, at depth `sum(config.depths)`. A stage's patch embedding belongs to the stage's first block, its LayerNorm
+    to its last. Decode heads, and all else outside of the backbone, are at depth 0.
+
+    Args:
+        model: VAN of any kind.
+
+    Returns:
+        The depth of each parameter by its dotted name.
+    """
+    depths = model.config.depths
+    found = {}
+    for name, _ in model.named_parameters():
+        match = re.search(r"(?:^|\.)encoder\.stages\.(\d+)\.(?:layers\.(\d+)\.|(embeddings)\.)?", name)
+        if match is None:
+            found[name] = 0
+            continue
+        stage, block, embeddings = int(match[1]), match[2], match[3]
+        in_stage = int(block) if block is not None else 0 if embeddings else depths[stage] - 1
+        found[name] = sum(depths[stage:]) - in_stage
+    return found
+
+
+def learning_rate_factors(model: PreTrainedModel, recipe: Recipe) -> dict[str, float]:
+    """Return how many times the recipe's learning rate each parameter's is, by its dotted name."""
+    return {
+        name: recipe.layer_decay**depth if depth > 0 else recipe.head_learning_rate_factor
+        for name, depth in layer_depths(model).items()
+    }
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    no_decay: Iterable[str] = ("norm",),
+    learning_rates: Mapping[str, float] | None = None,
+) -> list[dict]:
     """Split a model's trainable parameters into AdamW's groups with and without weight decay.
 
     The rule is by name, as in the authors' recipe: the backbone's normalization layers are not decayed, the decode
@@ -132,22 +178,35 @@ def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[s
         model: Model whose parameters with `requires_grad` are taken.
         weight_decay: Weight decay of the first group.
         no_decay: Parameters whose dotted name holds one of these strings go into the second group.
+        learning_rates: Peak learning rate of each parameter by its dotted name. By default there is one for all, the
+            optimizer's.
 
     Returns:
-        One or two groups `{"params": [...], "weight_decay": ...}`; a group without parameters is left out.
+        One or two groups `{"params": [...], "weight_decay": ...}`; a group without parameters is left out. With
+        `learning_rates` one or two for each of them, lowest first, which have it as `"lr"`.
     """
     no_decay = tuple(no_decay)
-    decayed, exempt = [], []
+    groups: dict[tuple[float | None, bool], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (exempt if any(part in name for part in no_decay) else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            learning_rate = None if learning_rates is None else learning_rates[name]
+            is_exempt = any(part in name for part in no_decay)
+            groups.setdefault((learning_rate, is_exempt), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if is_exempt else weight_decay}
+        | ({} if learning_rate is None else {"lr": learning_rate})
+        for (learning_rate, is_exempt), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Return the recipe's AdamW over a model's trainable parameters."""
-    groups = parameter_groups(model, recipe.weight_decay, recipe.no_decay)
+    learning_rates = None
+    # One rate for all has the two groups that checkpoints have always had.
+    if (recipe.head_learning_rate_factor, recipe.layer_decay) != (1.0, 1.0):
+        factors = learning_rate_factors(model, recipe)
+        learning_rates = {name: recipe.learning_rate * factor for name, factor in factors.items()}
+    groups = parameter_groups(model, recipe.weight_decay, recipe.no_decay, learning_rates)
     # On the CPU torch would update one parameter after the other, in a dozen operations each.
     fused = True if all(parameter.device.type == "cpu" for group in groups for parameter in group["params"]) else None
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=fused)
@@ -198,7 +257,7 @@ class TrainingHistory:
     Args:
         steps: Optimizer steps, 1, 2, ...
         losses: Training loss of each of these steps, averaged over the step's batches.
-        learning_rates: Learning rate that each of these steps was taken with.
+        learning_rates: Learning rate that each of these steps was taken with, before factors of heads and layers.
         evaluations: One `{"step": ..., "mean_iou": ..., ...}` per evaluation, figures as fractions.
         seconds: Time spent on training and evaluation, in seconds, over all parts of an interrupted run.
     """
