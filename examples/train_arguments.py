@@ -31,7 +31,9 @@ from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
 MOST_THREADS = os.cpu_count() or 1
 TRACKERS = ("tensorboard", "trackio", "wandb")
 # What runs had before there was a choice, which their checkpoints do not tell.
-ADDED_TO_RUNS = {**ADDED_FIELDS}
+ADDED_TO_RUNS = {**ADDED_FIELDS, "frozen_stages": 0}
+# How many of the backbone's stages each name freezes.
+FREEZABLE = {"stage1": 1, "stage2": 2, "stage3": 3, "stage4": 4, "backbone": 4}
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
@@ -48,6 +50,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
                        "or whole model, whose architecture is trained if there is no --model_size")  # fmt: skip
     model.add_argument("--decode_head", help=f"{' or '.join(DECODE_HEADS)}. By default a whole model that is "
                        "trained further keeps its head; any other gets the recipe's")  # fmt: skip
+    model.add_argument("--freeze", nargs="+", metavar="STAGE", help="stage1 to stage4, or backbone: keep it, and all "
+                       "stages before it, as they are, BatchNorm's statistics included")  # fmt: skip
 
     training = parser.add_argument_group("training; the recipe has the values that are not given")
     training.add_argument("--recipe", help=f"one of {', '.join(RECIPES)}")
@@ -186,6 +190,11 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
         value = getattr(args, name)
         if value is not None and value not in known:
             problems.append(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+    for name in args.freeze or ():
+        if name not in FREEZABLE:
+            problems.append(f"--freeze must be of {', '.join(FREEZABLE)}, got {name!r}")
+    if args.freeze and args.model_name_or_path is None:
+        problems.append("--freeze needs --model_name_or_path: weights that were never trained are no use as they are")
     if recipe_name(args) is None:
         problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
     if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:
@@ -368,9 +377,15 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         "num_processes": num_processes,
         "mixed_precision": mixed_precision(args),
     }
+    run["frozen_stages"] = frozen_stages(args)
     del run["eval_steps"]
     # As it will be read back from a checkpoint, with lists for tuples.
     return json.loads(json.dumps(run))
+
+
+def frozen_stages(args: argparse.Namespace) -> int:
+    """Return how many of the backbone's stages, counted from the picture, are not trained."""
+    return max((FREEZABLE[name] for name in args.freeze or ()), default=0)
 
 
 def batch_sizes(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> tuple[int, int]:

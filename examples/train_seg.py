@@ -52,6 +52,7 @@ from train_arguments import (
     find_problems,
     find_recipe_problems,
     first_output_dir,
+    frozen_stages,
     is_segmentation_model,
     is_used,
     load_start_config,
@@ -74,6 +75,7 @@ from van_hf.training import (
     create_optimizer,
     create_scheduler,
     enable_gradient_checkpointing,
+    freeze_stages,
     learning_rate_factor,
     save_checkpoint,
 )
@@ -153,6 +155,7 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     if args.num_threads is not None:
         accelerator.print(f"Threads of each process: {args.num_threads}")
     accelerator.print(f"New weights, to be trained from scratch: {', '.join(new) or 'none'}")
+    freeze_stages(model, frozen_stages(args))
     if args.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     longest, shortest = recipe.image_scale

@@ -331,7 +331,7 @@ def test_card_tells_the_rates_of_heads_and_layers(trained, hub_validation):
         (
             10.0,
             0.9,
-        ): "10.0 times that for the decode head, times 0.9 from each block of the backbone to the one before",
+        ): "10.0 times that for the decode head, times 0.9 from each block of the backbone to the one",
         (1.0, 1.0): "linear warmup",
         None: "linear warmup",  # results from before
     }

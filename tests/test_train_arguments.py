@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def problems(args: Namespace) -> list[str]:
         (["--learning_rate", -1, "--crop_size", 8, "--num_threads", 0], ["learning_rate", "crop_size", "num_threads"]),
         (["--num_threads", 100_000], ["num_threads"]),
         (["--head_learning_rate_factor", 0, "--layer_decay", 1.5], ["head_learning_rate_factor", "layer_decay"]),
+        (["--freeze", "stage2", "head"], ["--freeze must be of stage1", "--freeze needs --model_name_or_path"]),
         (["--layer_decay", "nan"], ["layer_decay must be above 0 and at most 1"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
@@ -222,14 +224,22 @@ def test_checkpoint_from_before_there_was_a_choice_is_resumed(parse, saved_run):
     assert problems(parse(*saved_run(without=added))) == []
 
 
+def test_a_stage_is_frozen_with_all_before_it(parse):
+    for names, expected in {(): 0, ("stage1",): 1, ("stage1", "stage3"): 3, ("backbone",): 4, ("stage4",): 4}.items():
+        assert train_arguments.frozen_stages(parse(*(("--freeze", *names) if names else ()))) == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
         (["--head_learning_rate_factor", 10], "head_learning_rate_factor"),
         (["--layer_decay", 0.9], "layer_decay"),
+        (["--freeze", "stage2", "stage1"], "frozen_stages"),
     ],
 )
 def test_what_decides_the_weights_is_kept_by_a_resumed_run(parse, saved_run, arguments, field):
+    parse = partial(parse, "--model_name_or_path", CLASSIFIER)
+    saved_run = partial(saved_run, "--model_name_or_path", CLASSIFIER)
     assert refused_fields(parse(*saved_run(), *arguments)) == [field]
     resume = saved_run(*arguments)
     assert problems(parse(*resume, *arguments)) == []

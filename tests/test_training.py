@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from conftest import largest_file, tiny_config
 from torch import nn
 
-from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf import VanConfig, VanForSemanticSegmentation, VanModel
 from van_hf.checkpoints import original_key
 from van_hf.training import (
     RECIPES,
@@ -20,6 +20,8 @@ from van_hf.training import (
     create_ema,
     create_optimizer,
     create_scheduler,
+    enable_gradient_checkpointing,
+    freeze_stages,
     layer_depths,
     learning_rate_factor,
     parameter_groups,
@@ -130,6 +132,53 @@ def test_ham_recipes_decay_group_norms_but_no_norms_of_the_backbone(decode_head)
     assert len(group_norms) == {"light_ham": 6, "ham": 10}[decode_head] and set(group_norms) <= set(decayed)
     assert {f"backbone.norm{stage}.weight" for stage in (1, 2, 3, 4)} <= set(exempt)
     assert all(name.startswith("backbone.") for name in exempt)
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 4])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_frozen_stages_stay_as_in_evaluation(num_stages, checkpointing):
+    torch.manual_seed(0)
+    model = VanForSemanticSegmentation(tiny_config(drop_path_rate=0.5, dropout_rate=0.3, depths=[2, 2, 1, 1]))
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval()(pixel_values, output_hidden_states=True).hidden_states
+    if checkpointing:
+        enable_gradient_checkpointing(model)
+    freeze_stages(model, num_stages)
+    ema = create_ema(model, 0.5)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = create_optimizer(model, replace(RECIPES["upernet_160k"], layer_decay=0.9))
+    for _ in range(2):
+        model.train()
+        outputs = model(pixel_values, labels=torch.randint(0, 7, (2, 64, 64)), output_hidden_states=True)
+        for maps, others in zip(outputs.hidden_states[:num_stages], expected, strict=False):
+            torch.testing.assert_close(maps, others)
+        outputs.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update_parameters(model)
+    copied = ema.module.train().state_dict()
+    frozen = tuple(f"van.encoder.stages.{stage}." for stage in range(num_stages))
+    for name, value in model.state_dict().items():
+        if name.startswith(frozen):
+            assert torch.equal(value, before[name]) and torch.equal(copied[name], before[name])
+        elif "running_mean" in name or name == "decode_head.classifier.weight":
+            assert not torch.equal(value, before[name])
+    assert not any(module.training for stage in model.van.encoder.stages[:num_stages] for module in stage.modules())
+    assert not any(module.training for module in ema.module.van.encoder.stages[0].modules())
+    assert all(stage.training for stage in model.van.encoder.stages[num_stages:]) and model.decode_head.training
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    backbone = VanModel(tiny_config())
+    with pytest.raises(ValueError, match="with 4 stages frozen nothing of this VanModel is left"):
+        freeze_stages(backbone, 4)
+    assert backbone.training and all(parameter.requires_grad for parameter in backbone.parameters())
+    with pytest.raises(ValueError, match="must lie in 0..4"):
+        freeze_stages(backbone, 5)
 
 
 def test_layers_are_counted_from_the_output():

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from .evaluation import fail_together
 from .files import write_json
+from .model.modeling_van import VanEncoder
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,29 @@ def enable_gradient_checkpointing(model: PreTrainedModel, **arguments) -> None:
         model.activation_checkpointing_enable(arguments or None)
     else:  # transformers has renamed it
         model.gradient_checkpointing_enable(arguments or None)
+
+
+def freeze_stages(model: PreTrainedModel, num_stages: int) -> None:
+    """Keep the backbone's first stages as they are: without gradients, and in evaluation mode whatever comes.
+
+    BatchNorm there goes on with the statistics that it has, nothing is dropped at random, and `model.train()` does not
+    change that. To be called before the optimizer is made, and before the model is wrapped for several processes.
+
+    Args:
+        model: VAN of any kind.
+        num_stages: Number of stages, counted from the picture, 0 for none.
+
+    Raises:
+        ValueError: The backbone has fewer stages, or there would be nothing left to train.
+    """
+    (stages,) = [module.stages for module in model.modules() if isinstance(module, VanEncoder)]
+    if not 0 <= num_stages <= len(stages):
+        raise ValueError(f"num_stages must lie in 0..{len(stages)}, the backbone's stages, got {num_stages}")
+    frozen = {id(parameter) for stage in stages[:num_stages] for parameter in stage.parameters()}
+    if all(id(parameter) in frozen for parameter in model.parameters() if parameter.requires_grad):
+        raise ValueError(f"with {num_stages} stages frozen nothing of this {type(model).__name__} is left to train")
+    for stage in stages[:num_stages]:
+        stage.freeze()
 
 
 def layer_depths(model: PreTrainedModel) -> dict[str, int]:
