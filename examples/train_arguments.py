@@ -31,7 +31,7 @@ from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
 MOST_THREADS = os.cpu_count() or 1
 TRACKERS = ("tensorboard", "trackio", "wandb")
 # What runs had before there was a choice, which their checkpoints do not tell.
-ADDED_TO_RUNS = {**ADDED_FIELDS, "frozen_stages": 0}
+ADDED_TO_RUNS = {**ADDED_FIELDS, "frozen_stages": 0, "save_best": False, "early_stopping_patience": None}
 # How many of the backbone's stages each name freezes.
 FREEZABLE = {"stage1": 1, "stage2": 2, "stage3": 3, "stage4": 4, "backbone": 4}
 
@@ -79,6 +79,10 @@ def parse_arguments(description: str) -> argparse.Namespace:
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", type=expand_user, help="by default a folder of its own in outputs/")
     output.add_argument("--eval_steps", type=int, help="steps between evaluations")
+    output.add_argument("--save_best", action="store_true", help="end with the weights of the best evaluation, by "
+                        "mean IoU, instead of the last ones")  # fmt: skip
+    output.add_argument("--early_stopping_patience", type=int, help="end after so many evaluations without a better "
+                        "one")  # fmt: skip
     output.add_argument("--checkpointing_steps", type=int, help="steps between checkpoints, beside those that are "
                         "saved before each evaluation")  # fmt: skip
     output.add_argument("--checkpoints_total_limit", type=int, default=2, help="checkpoints to keep, the newest")
@@ -144,6 +148,7 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
             "per_device_train_batch_size",
             "eval_steps",
             "checkpointing_steps",
+            "early_stopping_patience",
             "num_threads",
         ),
         0: ("warmup_steps", "weight_decay", "dataloader_num_workers", "seed"),
@@ -366,7 +371,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
     names = (
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
-        *("jpeg_draft", "num_threads"),
+        *("jpeg_draft", "num_threads", "save_best", "early_stopping_patience"),
     )
     per_device, accumulation = batch_sizes(args, recipe, num_processes)
     run = {name: getattr(args, name) for name in names} | asdict(recipe)
@@ -378,7 +383,10 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         "mixed_precision": mixed_precision(args),
     }
     run["frozen_stages"] = frozen_stages(args)
-    del run["eval_steps"]
+    if args.save_best or args.early_stopping_patience is not None:
+        run["validation_split"] = args.validation_split  # evaluations decide which weights are kept
+    else:
+        del run["eval_steps"]
     # As it will be read back from a checkpoint, with lists for tuples.
     return json.loads(json.dumps(run))
 

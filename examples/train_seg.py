@@ -71,12 +71,15 @@ from van_hf.training import (
     Recipe,
     TrainingHistory,
     complete_checkpoints,
+    copy_best,
     create_ema,
     create_optimizer,
     create_scheduler,
     enable_gradient_checkpointing,
     freeze_stages,
     learning_rate_factor,
+    load_best,
+    save_best,
     save_checkpoint,
 )
 from van_hf.visualization import plot_predictions, plot_training_curves
@@ -123,6 +126,17 @@ class Run:
     @property
     def output_dir(self) -> Path:
         return Path(self.args.output_dir)
+
+    @property
+    def evaluation(self) -> dict:
+        """The evaluation of the weights that the run ends with."""
+        return self.history.best_evaluation if self.args.save_best else self.history.evaluations[-1]
+
+    @property
+    def is_stopped_early(self) -> bool:
+        """Whether too many evaluations were no better than the best."""
+        patience = self.args.early_stopping_patience
+        return patience is not None and self.history.evaluations_since_best >= patience
 
     def describe(self) -> dict:
         """Return what decides the weights, see [`describe_run`]."""
@@ -229,7 +243,8 @@ def train(run: Run) -> VanForSemanticSegmentation:
     """Train a model, from the beginning or from a checkpoint; the history then ends with its evaluation.
 
     Returns:
-        The model to use, in evaluation mode: with `--ema_decay` the averaged one.
+        The model to use, in evaluation mode: with `--ema_decay` the averaged one, with `--save_best` of the step with
+        the best evaluation.
     """
     args, recipe, model, accelerator, history = run.args, run.recipe, run.model, run.accelerator, run.history
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -245,6 +260,11 @@ def train(run: Run) -> VanForSemanticSegmentation:
     set_seed(args.seed, device_specific=True)
     if checkpoint := checkpoint_to_resume(args):
         accelerator.load_state(str(checkpoint))
+        if args.save_best and history.evaluations:
+            try:
+                copy_best(accelerator, checkpoint.parent, run.output_dir, history)
+            except (OSError, ValueError) as error:
+                stop(f"error: {error}", accelerator.state)
     batches = iter(accelerator.prepare(create_loader(run)))
 
     started = time.perf_counter() - history.seconds
@@ -254,7 +274,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
         if evaluation_is_due(run) and not history.is_evaluated:
             evaluate_model(run, trained_model)
             history.seconds = time.perf_counter() - started
-        if history.last_step == recipe.max_train_steps:
+        if history.last_step == recipe.max_train_steps or run.is_stopped_early:
             break
 
         model.train()
@@ -275,6 +295,12 @@ def train(run: Run) -> VanForSemanticSegmentation:
         if is_checkpoint or evaluation_is_due(run):
             save_state(run)
     progress.close()
+    if args.save_best:
+        try:
+            with fail_together():
+                load_best(trained_model, run.output_dir, history)
+        except (OSError, ValueError) as error:
+            stop_and_keep(run, str(error))
     prepare_evaluation(trained_model)
     return trained_model
 
@@ -348,9 +374,20 @@ def evaluate_model(run: Run, model: VanForSemanticSegmentation) -> None:
     except (OSError, ValueError) as error:
         stop_and_keep(run, f"the evaluation after step {step} failed: {error}")
     run.history.evaluations.append({"step": step, **figures})
+    if run.args.save_best:
+        try:
+            save_best(run.accelerator, run.output_dir, run.history, partial(save_model, run, model))
+        except OSError as error:
+            stop_and_keep(run, str(error))
     run.accelerator.log({"mean_iou": figures["mean_iou"]}, step=step)
     if run.accelerator.is_main_process:
         tqdm.write(f"Step {step}: validation mean IoU {figures['mean_iou']:.4f}")
+
+
+def save_model(run: Run, model: VanForSemanticSegmentation, folder: Path) -> None:
+    """Write a model and its image processor into a folder."""
+    model.save_pretrained(folder)
+    run.image_processor.save_pretrained(folder)
 
 
 def stop_and_keep(run: Run, error: str) -> NoReturn:
@@ -398,7 +435,10 @@ def describe_results(run: Run) -> dict:
     """Return the content of results.json: figures, and what is needed to judge and to repeat them."""
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate")
     return {
-        **run.history.evaluations[-1],
+        **run.evaluation,
+        "chosen": "the best of the evaluations, by mean IoU" if run.args.save_best else "the last step",
+        "last_step": run.history.last_step,
+        "stopped_early": run.is_stopped_early,
         "protocol": {
             "metric": "mean IoU over the labels that occur, from one confusion matrix over all pixels; 255 is ignored",
             "inference": Protocol().describe(),
@@ -426,8 +466,7 @@ def write_results(run: Run, model: VanForSemanticSegmentation) -> None:
     staging = run.output_dir / "results.partial"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        model.save_pretrained(staging)
-        run.image_processor.save_pretrained(staging)
+        save_model(run, model, staging)
         write_json(staging / "results.json", describe_results(run))
         # Without config.json a folder is no model, and with results.json the run is finished: they come last.
         last = ("config.json", "results.json")
@@ -473,7 +512,11 @@ def draw_example(run: Run, path: Path) -> None:
 
 def print_summary(run: Run) -> None:
     """Say what came out, where it lies, and how to use it."""
-    figures, seconds = run.history.evaluations[-1], run.history.seconds
+    figures, seconds = run.evaluation, run.history.seconds
+    if run.is_stopped_early:
+        print(f"\nStopped after step {run.history.last_step}: the evaluations since were no better than the best")
+    if run.args.save_best:
+        print(f"\nThe model is that of step {figures['step']}, the best of {len(run.history.evaluations)} evaluations")
     print(f"\nValidation mean IoU {figures['mean_iou']:.4f}, after {seconds:.0f} s. Results are in {run.output_dir}")
     if missing := describe_missing_labels(figures):
         print(missing)

@@ -51,6 +51,7 @@ def problems(args: Namespace) -> list[str]:
         (["--num_threads", 100_000], ["num_threads"]),
         (["--head_learning_rate_factor", 0, "--layer_decay", 1.5], ["head_learning_rate_factor", "layer_decay"]),
         (["--freeze", "stage2", "head"], ["--freeze must be of stage1", "--freeze needs --model_name_or_path"]),
+        (["--early_stopping_patience", 0], ["--early_stopping_patience must be 1 or more"]),
         (["--layer_decay", "nan"], ["layer_decay must be above 0 and at most 1"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
@@ -235,15 +236,23 @@ def test_a_stage_is_frozen_with_all_before_it(parse):
         (["--head_learning_rate_factor", 10], "head_learning_rate_factor"),
         (["--layer_decay", 0.9], "layer_decay"),
         (["--freeze", "stage2", "stage1"], "frozen_stages"),
+        (["--save_best"], "save_best"),
+        (["--early_stopping_patience", 3], "early_stopping_patience"),
     ],
 )
 def test_what_decides_the_weights_is_kept_by_a_resumed_run(parse, saved_run, arguments, field):
     parse = partial(parse, "--model_name_or_path", CLASSIFIER)
     saved_run = partial(saved_run, "--model_name_or_path", CLASSIFIER)
-    assert refused_fields(parse(*saved_run(), *arguments)) == [field]
+    # Where evaluations decide which weights are kept, when and on what they are is part of the run.
+    expected = ["eval_steps", field] if field in ("save_best", "early_stopping_patience") else [field]
+    assert sorted(refused_fields(parse(*saved_run(), *arguments))) == sorted(expected)
     resume = saved_run(*arguments)
     assert problems(parse(*resume, *arguments)) == []
-    assert refused_fields(parse(*resume)) == [field]
+    assert sorted(refused_fields(parse(*resume))) == sorted(expected)
+    found = problems(parse(*resume, *arguments, "--eval_steps", 7, "--validation_split", "test"))
+    assert [problem.split()[0] for problem in found] == (
+        ["eval_steps", "validation_split"] if len(expected) > 1 else []
+    )
 
 
 @pytest.mark.parametrize(

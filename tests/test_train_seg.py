@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
 from van_hf.machine import cores_per_process
+from van_hf.model_cards import model_card_for_folder
 from van_hf.training import RECIPES, complete_checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
@@ -296,6 +297,55 @@ def test_run_stopped_in_an_evaluation_begins_with_it(monkeypatch, tmp_path, runs
     run_here(monkeypatch, train_seg, *arguments, "--resume_from_checkpoint", "latest")
     assert_same_weights(runs / "whole", tmp_path)
     assert results_of(runs / "whole")["evaluations"] == results_of(tmp_path)["evaluations"]
+
+
+def test_best_model_outlives_rotation_and_resuming(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    values = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.4}
+    seen, stop_at = {}, None
+    evaluate, evaluate_model = train_seg.evaluate, train_seg.evaluate_model
+
+    def evaluate_as_planned(run, model):
+        step = run.history.last_step
+        seen[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        monkeypatch.setattr(train_seg, "evaluate", lambda *given: {**evaluate(*given), "mean_iou": values[step]})
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return evaluate_model(run, model)
+
+    monkeypatch.setattr(train_seg, "evaluate_model", evaluate_as_planned)
+    arguments = ("--dataset", boxes, *TRAINING, "--eval_steps", 1, "--save_best", "--early_stopping_patience", 2)
+    arguments += ("--checkpoints_total_limit", 2, "--num_threads", 1, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "whole")
+    best = seen[2]
+    stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        run_here(monkeypatch, train_seg, *arguments, "resumed")
+    stop_at = None
+    shutil.copytree("resumed", "older")
+    shutil.rmtree("older/checkpoint-4")
+    resume = ("--resume_from_checkpoint", "latest")
+    for name in ("resumed", "older"):
+        run_here(monkeypatch, train_seg, *arguments, name, *resume)
+    run_here(monkeypatch, train_seg, *arguments, "moved", "--resume_from_checkpoint", "resumed/checkpoint-4")
+    for name in ("whole", "resumed", "older", "moved"):
+        assert {folder.name for folder in Path(name).glob("best*")} == {"best-2"}
+        results, weights = results_of(Path(name)), load_file(f"{name}/model.safetensors")
+        assert weights.keys() == best.keys() and all(torch.equal(weights[key], best[key]) for key in best)
+        assert (results["step"], results["mean_iou"], results["last_step"]) == (2, 0.5, 4)
+        assert results["stopped_early"] and results["chosen"].startswith("the best")
+        assert [evaluation["mean_iou"] for evaluation in results["evaluations"]] == list(values.values())
+        assert (
+            "| steps | 6 of 4 pictures; stopped after step 4, when 2 eval" in model_card_for_folder(name, "a/b").text
+        )
+    output = capsys.readouterr().out
+    assert "The model is that of step 2, the best of 4 evaluations" in output and "Stopped after step 4" in output
+
+    shutil.rmtree("resumed/best-2")
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, train_seg, *arguments, "again", "--resume_from_checkpoint", "resumed/checkpoint-4")
+    assert stop.value.code == 1 and "resumed/best-2, the best model of the run" in capsys.readouterr().err
 
 
 def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes):

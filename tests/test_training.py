@@ -24,7 +24,9 @@ from van_hf.training import (
     freeze_stages,
     layer_depths,
     learning_rate_factor,
+    load_best,
     parameter_groups,
+    save_best,
     save_checkpoint,
 )
 
@@ -305,6 +307,51 @@ def test_history_survives_its_state_dict():
     assert restored == history
     assert restored.last_step == 2
     assert restored.steps == [1, 2]
+
+
+def evaluated(*values: float) -> TrainingHistory:
+    """A history with evaluations after steps 1, 2 and so on."""
+    return TrainingHistory(evaluations=[{"step": step, "mean_iou": value} for step, value in enumerate(values, 1)])
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "since"),
+    [((0.5,), 1, 0), ((0.1, 0.3, 0.2), 2, 1), ((0.3, 0.3, 0.3), 1, 2), ((float("nan"), 0.0), 2, 0)],
+)
+def test_the_best_evaluation_is_the_earliest_of_the_highest(values, best, since):
+    history = evaluated(*values)
+    assert (history.best_evaluation["step"], history.evaluations_since_best) == (best, since)
+    assert (evaluated().best_evaluation, evaluated().evaluations_since_best) == (None, 0)
+
+
+def test_the_best_models_that_checkpoints_lead_back_to_are_kept(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    model = VanForSemanticSegmentation(tiny_config())
+
+    def names() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()} - {f"checkpoint-{step}" for step in range(9)}
+
+    for step, (values, kept) in enumerate(
+        [((0.1,), {"best-1"}), ((0.1, 0.2), {"best-1", "best-2"}), ((0.1, 0.2, 0.3), {"best-2", "best-3"})], start=1
+    ):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for old in complete_checkpoints(tmp_path)[:-1]:
+            old.rmdir()
+        model.decode_head.classifier.bias.data.fill_(step)
+        save_best(accelerator, tmp_path, evaluated(*values), model.save_pretrained)
+        assert names() == kept
+
+    history = evaluated(0.1, 0.2, 0.3)
+    for size in (20, 4000):
+        with largest_file(size), pytest.raises(OSError, match=r"best-3 cannot be written, with .* MB free"):
+            save_best(accelerator, tmp_path, history, model.save_pretrained)
+        assert names() == {"best-2", "best-3"}
+    model.decode_head.classifier.bias.data.fill_(9)
+    load_best(model, tmp_path, history)
+    assert model.decode_head.classifier.bias.unique().tolist() == [3]
+    (tmp_path / "best-3" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="best-3, the best model so far, cannot be read"):
+        load_best(model, tmp_path, history)
 
 
 def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):

@@ -485,6 +485,11 @@ def _check_run(results: Mapping[str, Any], source: str) -> None:
     _field(results, "run.model_name_or_path", (str, type(None)), source)
     _field(results, "dataset.train", int, source)
     _field(results, "run.seed", int, source)
+    if results["run"].get("save_best"):
+        _field(results, "step", int, source)
+        _field(results, "evaluations", list, source)
+    if results.get("stopped_early"):
+        _field(results, "last_step", int, source)
     kinds = {int: int, float: (int, float), str: str, bool: bool}
     for recipe_field in fields(Recipe):
         is_of_before = recipe_field.name in ADDED_FIELDS and recipe_field.name not in results["run"]

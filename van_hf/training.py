@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How VAN segmentation models are trained: recipes, optimizer, schedule, weight average, history, checkpoints."""
 
+import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import glob
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
@@ -65,6 +67,9 @@ class Recipe:
     head_learning_rate_factor: float = 1.0
     layer_decay: float = 1.0
 
+
+# A full disk is an error of safetensors where it writes, and a RuntimeError, without the reason, of torch.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError, ValueError)
 
 # What runs had before these fields were there, which their files therefore lack.
 ADDED_FIELDS = {"head_learning_rate_factor": 1.0, "layer_decay": 1.0}
@@ -302,6 +307,18 @@ class TrainingHistory:
         """Whether the model of the last step was evaluated."""
         return bool(self.evaluations) and self.evaluations[-1]["step"] == self.last_step
 
+    @property
+    def best_evaluation(self) -> dict | None:
+        """The evaluation with the highest mean IoU, the earliest of several; None before the first."""
+        evaluations = [evaluation for evaluation in self.evaluations if not math.isnan(evaluation["mean_iou"])]
+        return max(evaluations or self.evaluations, key=lambda evaluation: evaluation["mean_iou"], default=None)
+
+    @property
+    def evaluations_since_best(self) -> int:
+        """Number of evaluations after the best one."""
+        best = self.best_evaluation
+        return 0 if best is None else len(self.evaluations) - 1 - self.evaluations.index(best)
+
     def add_step(self, loss: float, learning_rate: float) -> None:
         """Record the next optimizer step."""
         self.steps.append(self.last_step + 1)
@@ -319,7 +336,11 @@ class TrainingHistory:
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
     """Return the folders `checkpoint-STEP` in a folder, oldest first: those that `save_checkpoint` has finished."""
-    found = [name for name in glob("checkpoint-*", root_dir=output_dir) if re.fullmatch(r"checkpoint-\d+", name)]
+    return _numbered_folders(output_dir, "checkpoint")
+
+
+def _numbered_folders(output_dir: Path, kind: str) -> list[Path]:
+    found = [name for name in glob(f"{kind}-*", root_dir=output_dir) if re.fullmatch(rf"{kind}-\d+", name)]
     return [output_dir / name for name in sorted(found, key=lambda name: int(name.split("-")[1]))]
 
 
@@ -353,13 +374,110 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
                 partial_folder.rename(checkpoint)
                 for old in complete_checkpoints(output_dir)[:-total_limit]:
                     _remove_checkpoint(old)
-    # A full disk is an error of safetensors where it writes, and a RuntimeError, without the reason, of torch.
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        free = shutil.disk_usage(output_dir).free / 1e6
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            shutil.rmtree(partial_folder, ignore_errors=True)
-        raise OSError(f"{checkpoint} cannot be written, with {free:.1f} MB free on its disk: {error}") from error
+    except WRITE_ERRORS as error:
+        raise _not_written(accelerator, checkpoint, error) from error
+
+
+def best_model(output_dir: Path, history: TrainingHistory) -> Path:
+    """Return the folder `best-STEP` of the model with the best evaluation so far, of which there must be one."""
+    return output_dir / f"best-{history.best_evaluation['step']}"
+
+
+def save_best(
+    accelerator: Accelerator, output_dir: Path, history: TrainingHistory, save: Callable[[Path], object]
+) -> None:
+    """Save the model that was just evaluated as `best-STEP` if none was better; for all processes to call.
+
+    The folder gets its name when all is written. In any case those of other steps go, but for what the checkpoints
+    that are there lead back to: a run that is resumed from an older one has the best model from before that, too.
+
+    Args:
+        accelerator: Tells the processes apart.
+        output_dir: Folder of the run and of its checkpoints.
+        history: Has one evaluation or more.
+        save: Writes the model into the folder that it is given; called in the main process alone.
+
+    Raises:
+        OSError: It cannot be written; what was there stays.
+    """
+    folder = best_model(output_dir, history)
+    try:
+        with fail_together():
+            if accelerator.is_main_process:
+                if history.evaluations_since_best == 0:
+                    _write_folder(folder, save)
+                needed = {folder, *_best_before_checkpoints(output_dir, history)}
+                for other in _numbered_folders(output_dir, "best"):
+                    if other not in needed:
+                        _remove_checkpoint(other)
+    except WRITE_ERRORS as error:
+        raise _not_written(accelerator, folder, error) from error
+
+
+def copy_best(accelerator: Accelerator, source_dir: Path, output_dir: Path, history: TrainingHistory) -> None:
+    """Have in a folder the best model of a run that was in another, or the same; for all processes to call.
+
+    Args:
+        accelerator: Tells the processes apart.
+        source_dir: Folder of the run that is resumed.
+        output_dir: Folder to go on in.
+        history: Has one evaluation or more.
+
+    Raises:
+        OSError: The model is gone, or cannot be written.
+    """
+    source, folder = (best_model(path, history) for path in (source_dir, output_dir))
+    with fail_together():
+        if not source.is_dir():
+            raise OSError(f"{source}, the best model of the run that is to be resumed, is gone")
+    try:
+        with fail_together():
+            if accelerator.is_main_process and source.resolve() != folder.resolve():
+                _write_folder(folder, partial(shutil.copytree, source))
+    except WRITE_ERRORS as error:
+        raise _not_written(accelerator, folder, error) from error
+
+
+def _write_folder(folder: Path, save: Callable[[Path], object]) -> None:
+    partial_folder = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    save(partial_folder)
+    _remove_checkpoint(folder)
+    partial_folder.rename(folder)
+
+
+def load_best(model: PreTrainedModel, output_dir: Path, history: TrainingHistory) -> None:
+    """Give a model the weights and buffers that `save_best` has saved.
+
+    Raises:
+        OSError: They are not there, or cannot be read.
+    """
+    folder = best_model(output_dir, history)
+    try:
+        files = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+        model.load_state_dict({name: tensor for content in files for name, tensor in content.items()})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"{folder}, the best model so far, cannot be read: {error}") from error
+
+
+def _best_before_checkpoints(output_dir: Path, history: TrainingHistory) -> list[Path]:
+    """The best models that the checkpoints know of: each is saved before its own evaluation."""
+    known = []
+    for checkpoint in complete_checkpoints(output_dir):
+        step = int(checkpoint.name.split("-")[1])
+        earlier = [evaluation for evaluation in history.evaluations if evaluation["step"] < step]
+        if earlier:
+            known.append(best_model(output_dir, TrainingHistory(evaluations=earlier)))
+    return known
+
+
+def _not_written(accelerator: Accelerator, folder: Path, error: Exception) -> OSError:
+    """Remove what was written of a folder, on all processes, and return the error that says so."""
+    free = shutil.disk_usage(folder.parent).free / 1e6
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
+    return OSError(f"{folder} cannot be written, with {free:.1f} MB free on its disk: {error}")
 
 
 def _remove_checkpoint(checkpoint: Path) -> None:
