@@ -4,8 +4,10 @@
 
 import argparse
 import json
+import math
 import os
 from dataclasses import asdict, fields, replace
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
 from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
+CPU_WORKERS = 2  # they wait most of the time, as training itself keeps the cores busy
+MOST_WORKERS = 8
 TRACKERS = ("tensorboard", "trackio", "wandb")
 # What runs had before there was a choice, which their checkpoints do not tell.
 ADDED_TO_RUNS = {**ADDED_FIELDS, "frozen_stages": 0, "save_best": False, "early_stopping_patience": None}
@@ -40,7 +44,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     """Read the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = add_data_arguments(parser)
-    data.add_argument("--dataloader_num_workers", type=int, default=2, help="loading processes per device")
+    data.add_argument("--dataloader_num_workers", type=int, help="loading processes per device; by default "
+                      f"{CPU_WORKERS} on the CPU, on a GPU the process's cores, {MOST_WORKERS} at most")  # fmt: skip
     data.add_argument("--jpeg_draft", action="store_true", help="decode JPEGs that are resized to half or less at "
                       "1/2, 1/4 or 1/8: faster, pictures slightly smoother, the same crops and labels")  # fmt: skip
 
@@ -56,6 +61,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training = parser.add_argument_group("training; the recipe has the values that are not given")
     training.add_argument("--recipe", help=f"one of {', '.join(RECIPES)}")
     training.add_argument("--max_train_steps", type=int, help="optimizer steps")
+    training.add_argument("--epochs", type=float, help="passes over the training pictures, from which the steps "
+                          "follow")  # fmt: skip
     training.add_argument("--learning_rate", type=float, help="peak learning rate")
     training.add_argument("--head_learning_rate_factor", type=float, help="how many times that of the backbone the "
                           "decode heads' learning rate is, e.g. 10")  # fmt: skip
@@ -137,7 +144,9 @@ def find_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
 
 def find_recipe_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
     """Return a line for everything that does not go together, of arguments that make sense each by itself."""
-    return find_batch_problems(args, recipe, state) + find_resume_problems(args, recipe, state.num_processes)
+    return find_batch_problems(args, recipe, state) + find_resume_problems(
+        args, recipe, state.num_processes, is_length_known=args.epochs is None
+    )
 
 
 def find_value_problems(args: argparse.Namespace) -> list[str]:
@@ -171,7 +180,7 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
         )
     if args.checkpoints_total_limit < 1:
         problems.append(f"--checkpoints_total_limit must be 1 or more, got {args.checkpoints_total_limit}")
-    for name in ("learning_rate", "head_learning_rate_factor", "max_grad_norm"):
+    for name in ("epochs", "learning_rate", "head_learning_rate_factor", "max_grad_norm"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"--{name} must be above 0 and finite, got {value}")
@@ -200,6 +209,8 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
             problems.append(f"--freeze must be of {', '.join(FREEZABLE)}, got {name!r}")
     if args.freeze and args.model_name_or_path is None:
         problems.append("--freeze needs --model_name_or_path: weights that were never trained are no use as they are")
+    if args.epochs is not None and args.max_train_steps is not None:
+        problems.append("--epochs and --max_train_steps both say how long training takes; give one of them")
     if recipe_name(args) is None:
         problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
     if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:
@@ -296,8 +307,10 @@ def find_folder_problems(args: argparse.Namespace) -> list[str]:
     return []
 
 
-def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> list[str]:
-    """Differences from the run that a checkpoint belongs to."""
+def find_resume_problems(
+    args: argparse.Namespace, recipe: Recipe, num_processes: int, is_length_known: bool = True
+) -> list[str]:
+    """Differences from the run that a checkpoint belongs to; of `--epochs` steps follow when the data are loaded."""
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is None:
         return []
@@ -309,6 +322,8 @@ def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes
     if None in (now["num_threads"], saved.get("num_threads")):
         # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
         saved["num_threads"] = now["num_threads"]
+    if not is_length_known:
+        saved |= {name: now[name] for name in ("max_train_steps", "warmup_steps")}
     return [
         f"{name} is {now.get(name)!r}, but {checkpoint} belongs to a run with {saved.get(name)!r}"
         for name in sorted(now.keys() | saved.keys())
@@ -322,6 +337,31 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
         checkpoints = complete_checkpoints(Path(args.output_dir))
         return checkpoints[-1] if checkpoints else None
     return Path(args.resume_from_checkpoint) if args.resume_from_checkpoint is not None else None
+
+
+def with_length(args: argparse.Namespace, recipe: Recipe, num_pictures: int) -> Recipe:
+    """Return the recipe with the steps that `--epochs` comes to; as it is without.
+
+    A warmup that was not asked for takes a tenth of them at most.
+
+    Args:
+        args: without problems, see [`find_problems`].
+        recipe: with the batch size of the run.
+        num_pictures: that are trained on.
+    """
+    if args.epochs is None:
+        return recipe
+    # As it was written: 0.1 as a float is a little more, which would round up to another step.
+    steps = math.ceil(Fraction(str(args.epochs)) * num_pictures / recipe.total_train_batch_size)
+    warmup_steps = min(recipe.warmup_steps, steps // 10) if args.warmup_steps is None else args.warmup_steps
+    return replace(recipe, max_train_steps=steps, warmup_steps=warmup_steps)
+
+
+def choose_num_workers(args: argparse.Namespace, state: PartialState) -> int:
+    """Return the loading processes of each device; they decide nothing but the time that it takes."""
+    if args.dataloader_num_workers is not None:
+        return args.dataloader_num_workers
+    return CPU_WORKERS if state.device.type == "cpu" else min(cores_per_process(), MOST_WORKERS)
 
 
 def choose_num_threads(args: argparse.Namespace, state: PartialState) -> int | None:

@@ -45,12 +45,14 @@ from train_arguments import (
     batch_sizes,
     checkpoint_to_resume,
     choose_num_threads,
+    choose_num_workers,
     describe_run,
     find_access_problems,
     find_folder_problems,
     find_label_problems,
     find_problems,
     find_recipe_problems,
+    find_resume_problems,
     first_output_dir,
     frozen_stages,
     is_segmentation_model,
@@ -58,6 +60,7 @@ from train_arguments import (
     load_start_config,
     parse_arguments,
     resolve_recipe,
+    with_length,
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
@@ -164,6 +167,14 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     )
     set_seed(args.seed)
     dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
+    if args.epochs is not None:
+        num_pictures = len(dataset.splits["train"])
+        recipe = with_length(args, recipe, num_pictures)
+        state.print(
+            f"{args.epochs:g} epochs of {num_pictures} pictures are {recipe.max_train_steps} steps, of which "
+            f"{recipe.warmup_steps} are warmup"
+        )
+        stop_at_problems(find_resume_problems(args, recipe, state.num_processes), state)
     stop_at_problems(find_label_problems(dataset, state), state)
     model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
     if args.num_threads is not None:
@@ -557,6 +568,7 @@ def main() -> None:
     args.num_threads = choose_num_threads(args, state)
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
+    args.dataloader_num_workers = choose_num_workers(args, state)
     stop_at_problems(find_access_problems(args, state), state)
     warn_of_lone_process(state, "examples/train_seg.py")
     with claim_output_dir(args, state, first_output_dir(args), is_used):

@@ -52,6 +52,8 @@ def problems(args: Namespace) -> list[str]:
         (["--head_learning_rate_factor", 0, "--layer_decay", 1.5], ["head_learning_rate_factor", "layer_decay"]),
         (["--freeze", "stage2", "head"], ["--freeze must be of stage1", "--freeze needs --model_name_or_path"]),
         (["--early_stopping_patience", 0], ["--early_stopping_patience must be 1 or more"]),
+        (["--epochs", 0.5, "--max_train_steps", 9], ["--epochs and --max_train_steps both say"]),
+        (["--epochs", "inf"], ["--epochs must be above 0 and finite"]),
         (["--layer_decay", "nan"], ["layer_decay must be above 0 and at most 1"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
@@ -153,6 +155,48 @@ def test_head_that_is_trained_is_decided_once(parse, tmp_path):
     }.items():
         (problem,) = problems(parse(*start, "whole", *alone, *given))
         assert f"--per_device_train_batch_size must be 2 or more: {maps}" in problem
+
+
+@pytest.mark.parametrize(
+    ("epochs", "num_pictures", "expected"),
+    # Eight pictures a step; the recipe's warmup takes 50.
+    [
+        (1, 800, (100, 10)),
+        (100, 8, (100, 10)),
+        (0.1, 800, (10, 1)),
+        (2.5, 7, (3, 0)),
+        (1, 801, (101, 10)),
+        (0.01, 7, (1, 0)),
+        (80, 80, (800, 50)),
+    ],
+)
+def test_epochs_come_to_steps(parse, epochs, num_pictures, expected):
+    args = parse("--epochs", epochs)
+    recipe = resolve_recipe(args)
+    found = train_arguments.with_length(args, recipe, num_pictures)
+    assert (found.max_train_steps, found.warmup_steps) == expected
+    assert found.eval_steps == recipe.eval_steps
+    args = parse("--epochs", epochs, "--warmup_steps", 3)
+    assert train_arguments.with_length(args, resolve_recipe(args), num_pictures).warmup_steps == 3
+    assert train_arguments.with_length(parse(), recipe, num_pictures) is recipe
+
+
+def test_epochs_of_a_resumed_run_are_judged_when_the_pictures_are_counted(parse, saved_run):
+    resume = saved_run("--max_train_steps", 20, "--warmup_steps", 2)
+    args = parse(*resume, "--epochs", 2)
+    assert problems(args) == []
+    for num_pictures, expected in {80: [], 72: ["max_train_steps", "warmup_steps"]}.items():
+        recipe = train_arguments.with_length(args, resolve_recipe(args), num_pictures)
+        found = train_arguments.find_resume_problems(args, recipe, 1)
+        assert [problem.split()[0] for problem in found] == expected
+
+
+def test_loading_processes_fit_the_machine(parse, monkeypatch):
+    for cores, expected in {1: 1, 6: 6, 48: 8}.items():
+        monkeypatch.setattr(train_arguments, "cores_per_process", lambda cores=cores: cores)
+        assert train_arguments.choose_num_workers(parse(), GPU) == expected
+        assert train_arguments.choose_num_workers(parse(), CPU) == 2
+        assert train_arguments.choose_num_workers(parse("--dataloader_num_workers", 0), GPU) == 0
 
 
 @pytest.mark.parametrize(
