@@ -211,6 +211,8 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append("--freeze needs --model_name_or_path: weights that were never trained are no use as they are")
     if args.epochs is not None and args.max_train_steps is not None:
         problems.append("--epochs and --max_train_steps both say how long training takes; give one of them")
+    if args.recipe == "finetune" and args.model_name_or_path is None:
+        problems.append("--recipe finetune needs --model_name_or_path: it is for weights that were trained before")
     if recipe_name(args) is None:
         problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
     if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:

@@ -54,6 +54,7 @@ def problems(args: Namespace) -> list[str]:
         (["--early_stopping_patience", 0], ["--early_stopping_patience must be 1 or more"]),
         (["--epochs", 0.5, "--max_train_steps", 9], ["--epochs and --max_train_steps both say"]),
         (["--epochs", "inf"], ["--epochs must be above 0 and finite"]),
+        (["--recipe", "finetune"], ["--recipe finetune needs --model_name_or_path"]),
         (["--layer_decay", "nan"], ["layer_decay must be above 0 and at most 1"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
@@ -83,6 +84,7 @@ def test_all_problems_are_reported_at_once(parse, arguments, expected):
         [],
         ["--dataset", "ade20k", "--recipe", "upernet_160k", "--model_size", "b0"],
         ["--dataset", "ade20k", "--recipe", "semantic_fpn_40k", "--model_name_or_path", CLASSIFIER],
+        ["--dataset", "ade20k", "--recipe", "finetune", "--model_name_or_path", CLASSIFIER, "--freeze", "stage1"],
     ],
 )
 def test_what_is_right_is_no_problem(parse, arguments):

@@ -87,6 +87,14 @@ def test_ham_recipes_are_the_originals(original_name):
         assert getattr(recipe, name) == original[name]
 
 
+def test_recipe_for_few_pictures_trains_heads_ten_times_as_fast():
+    recipe = RECIPES["finetune"]
+    optimizer = create_optimizer(VanForSemanticSegmentation(tiny_config()), recipe)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([6e-5, 6e-4])
+    assert (recipe.crop_size, recipe.total_train_batch_size) == (512, 8)
+    assert recipe.warmup_steps < recipe.eval_steps < recipe.max_train_steps
+
+
 @pytest.mark.parametrize("name", LEARNING_RATES)
 def test_learning_rates_are_the_originals(name):
     recipe = RECIPES[name]
