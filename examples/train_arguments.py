@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 from dataclasses import asdict, fields, replace
 from fractions import Fraction
 from importlib.util import find_spec
@@ -79,6 +80,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
     training.add_argument("--gradient_checkpointing", action="store_true", help="need about half the memory: what "
                           "would take the most to keep is computed anew in the backward pass")  # fmt: skip
+    training.add_argument("--torch_compile", action="store_true", help="compile the training step, which takes "
+                          "minutes at first, and may make the steps of a long run faster")  # fmt: skip
     training.add_argument("--num_threads", type=int, help="of each process on the CPU, all cores together by default "
                           "or, outside of a launcher, OMP_NUM_THREADS")  # fmt: skip
     training.add_argument("--seed", type=int, default=0)
@@ -219,7 +222,17 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
     if args.report_to in TRACKERS and find_spec(args.report_to) is None:
         problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")
+    if args.torch_compile and not can_compile(state):
+        needed = "a C++ compiler: g++, clang++ or CXX" if state.device.type == "cpu" else "the package triton"
+        problems.append(f"--torch_compile needs {needed}, which is not there")
     return problems + find_hub_problems(args)
+
+
+def can_compile(state: PartialState) -> bool:
+    """Return whether there is what torch.compile makes programs with."""
+    if state.device.type != "cpu":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def find_hub_problems(args: argparse.Namespace) -> list[str]:

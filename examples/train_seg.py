@@ -15,7 +15,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -73,6 +73,7 @@ from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.training import (
     Recipe,
     TrainingHistory,
+    compile_for_training,
     complete_checkpoints,
     copy_best,
     create_ema,
@@ -266,6 +267,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
     optimizer = create_optimizer(model, recipe)
     scheduler = create_scheduler(optimizer, recipe)
     wrapped_model, optimizer = accelerator.prepare(model, optimizer)
+    forward = compile_for_training(wrapped_model) if args.torch_compile else wrapped_model
     accelerator.register_for_checkpointing(scheduler, history, *([ema] if ema else []))
     # From here on every process has random numbers of its own, for stochastic depth and dropout.
     set_seed(args.seed, device_specific=True)
@@ -290,7 +292,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
 
         model.train()
         learning_rate = recipe.learning_rate * learning_rate_factor(history.last_step, recipe)
-        loss, gradient_norm = backward(run, wrapped_model, batches)
+        loss, gradient_norm = backward(run, wrapped_model, forward, batches)
         stop_if_not_finite(accelerator, loss, gradient_norm, history.last_step + 1, run.output_dir)
         optimizer.step()
         optimizer.zero_grad()
@@ -325,7 +327,7 @@ def save_state(run: Run) -> None:
         stop_and_keep(run, str(error))
 
 
-def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float, float]:
+def backward(run: Run, model: nn.Module, forward: Callable, batches: Iterator[dict]) -> tuple[float, float]:
     """Accumulate the gradients of one optimizer step.
 
     The loss is the mean over the step's batches, and within each over its pixels that are not ignored, as in
@@ -334,6 +336,7 @@ def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float
     Args:
         run: the run.
         model: the run's model as `accelerator.prepare` has wrapped it.
+        forward: the same, or its compiled form.
         batches: the batches of the rest of the run.
 
     Returns:
@@ -345,7 +348,7 @@ def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float
         batch = next(batches)
         with accelerator.accumulate(model):
             pixel_values = normalize(batch["pixel_values"], run.image_processor)
-            loss = model(pixel_values=pixel_values, labels=batch["labels"]).loss
+            loss = forward(pixel_values=pixel_values, labels=batch["labels"]).loss
             accelerator.backward(loss)
             total += loss.detach() / accelerator.gradient_accumulation_steps
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm or float("inf"))

@@ -319,6 +319,16 @@ def test_what_would_fail_at_the_end_is_found_at_the_beginning(parse, monkeypatch
         assert any(part in problem for problem in found)
 
 
+def test_compiling_is_refused_without_a_compiler(parse, saved_run, monkeypatch):
+    monkeypatch.setenv("CXX", "none++")
+    resume = saved_run()
+    assert problems(parse("--torch_compile")) == []
+    # It may be turned on and off on the way.
+    assert problems(parse(*resume, "--torch_compile")) == []
+    monkeypatch.setattr(train_arguments.shutil, "which", lambda _: None)
+    assert ["needs a C++ compiler" in problem for problem in problems(parse("--torch_compile"))] == [True]
+
+
 def test_fsdp_is_refused(parse, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert ["--use_fsdp does not work" in problem for problem in problems(parse())] == [True]

@@ -299,6 +299,37 @@ def test_run_stopped_in_an_evaluation_begins_with_it(monkeypatch, tmp_path, runs
     assert results_of(runs / "whole")["evaluations"] == results_of(tmp_path)["evaluations"]
 
 
+@pytest.mark.slow
+def test_compiled_run_leaves_plain_names_and_can_be_resumed(monkeypatch, tmp_path, boxes):
+    """As torch traces it, in torch's own operations: to compile programs of them takes minutes."""
+    compiled = []
+
+    def trace(model):
+        compiled.append(torch.compile(model, dynamic=False, backend="eager"))
+        return compiled[-1]
+
+    monkeypatch.setattr(train_seg, "compile_for_training", trace)
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING, "--num_threads", 1, "--max_train_steps", 3, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "plain")
+    assert not compiled
+    run_here(monkeypatch, train_seg, *arguments, "compiled", "--torch_compile")
+    resume = ("--resume_from_checkpoint", "compiled/checkpoint-2")
+    run_here(monkeypatch, train_seg, *arguments, "resumed", *resume)
+    shutil.rmtree("resumed")
+    run_here(monkeypatch, train_seg, *arguments, "resumed", *resume, "--torch_compile")
+    assert len(compiled) == 2
+    plain = load_file("plain/model.safetensors")
+    for name in ("compiled", "resumed"):
+        weights = load_file(f"{name}/model.safetensors")
+        assert weights.keys() == plain.keys()
+        assert load_file(f"{name}/checkpoint-3/model.safetensors").keys() == plain.keys()
+        for key, tensor in plain.items():
+            torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-3)
+    assert_same_weights(Path("compiled"), Path("resumed"))
+
+
 def test_best_model_outlives_rotation_and_resuming(monkeypatch, capsys, tmp_path, boxes):
     monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
     monkeypatch.chdir(tmp_path)

@@ -149,6 +149,18 @@ def enable_gradient_checkpointing(model: PreTrainedModel, **arguments) -> None:
         model.gradient_checkpointing_enable(arguments or None)
 
 
+def compile_for_training(model: nn.Module) -> Callable:
+    """Return a model's forward pass, compiled for training; the model itself, and its parameters' names, stay.
+
+    It draws what is dropped at random as the model would, and equals it up to rounding. Evaluate with the model: every
+    other size of pictures would be compiled anew.
+
+    Args:
+        model: Model as it is wrapped for several processes and for half precision.
+    """
+    return torch.compile(model, dynamic=False, options={"fallback_random": True})
+
+
 def freeze_stages(model: PreTrainedModel, num_stages: int) -> None:
     """Keep the backbone's first stages as they are: without gradients, and in evaluation mode whatever comes.
 
