@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, set_seed
@@ -36,6 +38,7 @@ from common_arguments import (
     warn_of_lone_process,
     write_pictures,
 )
+from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
@@ -103,6 +106,7 @@ MINI = {
     "auxiliary_hidden_size": 32,
 }
 NUM_PICTURES_SHOWN = 6
+NUM_PICTURES_LOGGED = 3
 
 
 @dataclass(frozen=True)
@@ -396,6 +400,32 @@ def evaluate_model(run: Run, model: VanForSemanticSegmentation) -> None:
     run.accelerator.log({"mean_iou": figures["mean_iou"]}, step=step)
     if run.accelerator.is_main_process:
         tqdm.write(f"Step {step}: validation mean IoU {figures['mean_iou']:.4f}")
+        if run.args.report_to is not None:
+            log_predictions(run, model)
+
+
+def log_predictions(run: Run, model: VanForSemanticSegmentation) -> None:
+    """Show a tracker some validation pictures beside truth and prediction; what fails is reported, and costs nothing.
+
+    For the main process to call, as the trackers of the others do nothing.
+    """
+    step = run.history.last_step
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "predictions.png")
+            draw_predictions(run, model, path, NUM_PICTURES_LOGGED)
+            with Image.open(path) as opened:
+                picture = np.array(opened.convert("RGB"))
+        for tracker in run.accelerator.trackers:
+            if tracker.name == "trackio":  # for which accelerate has no log_images
+                import trackio
+
+                tracker.log({"predictions": trackio.Image(picture)}, step=step)
+            else:
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"predictions": picture[None]}, step=step, **layout)
+    except Exception as error:
+        tqdm.write(f"warning: predictions after step {step} could not be logged: {error}", file=sys.stderr)
 
 
 def save_model(run: Run, model: VanForSemanticSegmentation, folder: Path) -> None:
@@ -503,10 +533,12 @@ def draw_curves(history: TrainingHistory, path: Path) -> None:
     plot_training_curves(history.steps, history.losses, history.learning_rates, history.evaluations, path)
 
 
-def draw_predictions(run: Run, model: VanForSemanticSegmentation, path: Path) -> None:
+def draw_predictions(
+    run: Run, model: VanForSemanticSegmentation, path: Path, num_pictures: int = NUM_PICTURES_SHOWN
+) -> None:
     """Save validation pictures beside truth and prediction."""
     total = len(run.dataset.splits["validation"])
-    indices = sorted({idx * total // NUM_PICTURES_SHOWN for idx in range(NUM_PICTURES_SHOWN)})
+    indices = sorted({idx * total // num_pictures for idx in range(num_pictures)})
     images, references = zip(*(read_validation_example(run.dataset, idx) for idx in indices), strict=True)
     plot_predictions(
         [to_pil_image(image) for image in images],

@@ -1,6 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import errno
+import io
 import json
 import os
 import re
@@ -328,6 +329,47 @@ def test_compiled_run_leaves_plain_names_and_can_be_resumed(monkeypatch, tmp_pat
         for key, tensor in plain.items():
             torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-3)
     assert_same_weights(Path("compiled"), Path("resumed"))
+
+
+@pytest.mark.slow
+def test_trackers_get_pictures_of_predictions(monkeypatch, capsys, tmp_path, boxes):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 2, "--eval_steps", 1, "--num_threads", 1)
+    arguments += ("--report_to", "tensorboard", "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "shown")
+    found = EventAccumulator(str(next(Path("shown").rglob("events.out.tfevents*")).parent), {"images": 0}).Reload()
+    events = found.Images(found.Tags()["images"][0])
+    assert [event.step for event in events] == [1, 2]
+    with Image.open(io.BytesIO(events[0].encoded_image_string)) as picture:
+        assert min(picture.size) > 300
+
+    monkeypatch.setattr(train_seg, "plot_predictions", lambda *_, **__: 1 / 0)
+    capsys.readouterr()
+    run_here(monkeypatch, train_seg, *arguments, "blind")
+    assert "warning: predictions after step 1 could not be logged: division by zero" in capsys.readouterr().err
+    assert_same_weights(Path("shown"), Path("blind"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("wandb", {}), ("trackio", {}), ("tensorboard", {"dataformats": "NHWC"})]
+)
+def test_each_tracker_is_given_pictures_in_its_own_way(monkeypatch, name, options):
+    logged = []
+    tracker = SimpleNamespace(
+        name=name,
+        log=lambda values, **given: logged.append((values["predictions"], given)),
+        log_images=lambda values, **given: logged.append((*values["predictions"], given)),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(Image=lambda picture: picture))
+    monkeypatch.setattr(train_seg, "draw_predictions", lambda run, model, path, _: Image.new("RGB", (5, 4)).save(path))
+    run = SimpleNamespace(history=SimpleNamespace(last_step=7), accelerator=SimpleNamespace(trackers=[tracker]))
+    train_seg.log_predictions(run, None)
+    ((picture, given),) = logged
+    assert (picture.shape, picture.dtype) == ((4, 5, 3), "uint8")
+    assert given == {"step": 7, **options}
 
 
 def test_best_model_outlives_rotation_and_resuming(monkeypatch, capsys, tmp_path, boxes):
