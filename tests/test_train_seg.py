@@ -152,6 +152,29 @@ def test_two_processes_train(monkeypatch, runs, boxes):
         assert evaluated[name] == results[name]
 
 
+@pytest.mark.slow
+def test_two_processes_fine_tune_what_is_not_frozen(tmp_path, boxes):
+    start = VanForSemanticSegmentation(tiny_config("light_ham", id2label=BOX_NAMES, drop_path_rate=0.3))
+    start.save_pretrained(tmp_path / "start")
+    arguments = ("--dataset", boxes, "--recipe", "finetune", "--model_name_or_path", "start", "--crop_size", 64)
+    arguments += ("--freeze", "stage2", "--layer_decay", 0.8, "--ema_decay", 0.5, "--gradient_checkpointing")
+    arguments += ("--total_train_batch_size", 4, "--epochs", 2.2, "--eval_steps", 1, "--save_best")
+    arguments += ("--learning_rate", 0.01, "--early_stopping_patience", 9, "--dataloader_num_workers", 0)
+    output = finish(launch_training(*arguments, "--output_dir", "out", num_processes=2, cwd=tmp_path))
+    assert "2.2 epochs of 7 pictures are 4 steps, of which 0 are warmup" in output
+    results, weights = results_of(tmp_path / "out"), load_file(tmp_path / "out" / "model.safetensors")
+    best = max(results["evaluations"], key=lambda evaluation: evaluation["mean_iou"])
+    assert (results["step"], results["last_step"]) == (best["step"], 4)
+    assert f"The model is that of step {best['step']}, the best of 4 evaluations" in output
+    saved = load_file(tmp_path / "out" / f"best-{best['step']}" / "model.safetensors")
+    for name, tensor in start.state_dict().items():
+        assert torch.equal(weights[name], saved[name])
+        if name.startswith(("van.encoder.stages.0.", "van.encoder.stages.1.")):
+            assert torch.equal(weights[name], tensor)
+    for name in ("van.encoder.stages.2.layers.0.mlp.in_dense.weight", "decode_head.classifier.weight"):
+        assert not torch.equal(weights[name], start.state_dict()[name])
+
+
 def test_runs_are_kept_apart(monkeypatch, capsys, runs, boxes):
     monkeypatch.chdir(runs)
     refused = partial(run_refused, monkeypatch, capsys, "--dataset", boxes, *TRAINING)
