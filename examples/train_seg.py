@@ -142,9 +142,10 @@ class Run:
 
     @property
     def is_stopped_early(self) -> bool:
-        """Whether too many evaluations were no better than the best."""
-        patience = self.args.early_stopping_patience
-        return patience is not None and self.history.evaluations_since_best >= patience
+        """Whether too many evaluations were no better than the best, before the last step."""
+        patience, history = self.args.early_stopping_patience, self.history
+        is_over = history.last_step == self.recipe.max_train_steps
+        return patience is not None and history.evaluations_since_best >= patience and not is_over
 
     def describe(self) -> dict:
         """Return what decides the weights, see [`describe_run`]."""
