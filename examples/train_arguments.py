@@ -4,8 +4,11 @@
 
 import argparse
 import json
+import math
 import os
+import shutil
 from dataclasses import asdict, fields, replace
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,20 +38,29 @@ from van_hf.inference import load_config
 from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
 from van_hf.machine import cores_per_process
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
-from van_hf.training import RECIPES, Recipe, complete_checkpoints
+from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
 BALANCED = "balanced"
-# Checkpoints from before these could be chosen do not tell them.
-ONCE_FIXED = {"loss": "cross_entropy", "class_weights": None, "label_smoothing": 0.0}
+CPU_WORKERS = 2  # they wait most of the time, as training itself keeps the cores busy
+MOST_WORKERS = 8
 TRACKERS = ("tensorboard", "trackio", "wandb")
+# What runs had before there was a choice, which their checkpoints do not tell.
+ADDED_TO_RUNS = {
+    **ADDED_FIELDS,
+    **{"frozen_stages": 0, "save_best": False, "early_stopping_patience": None},
+    **{"loss": "cross_entropy", "class_weights": None, "label_smoothing": 0.0},
+}
+# How many of the backbone's stages each name freezes.
+FREEZABLE = {"stage1": 1, "stage2": 2, "stage3": 3, "stage4": 4, "backbone": 4}
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
     """Read the command line. Values are judged in `find_problems`, which reports all that is wrong at once."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = add_data_arguments(parser)
-    data.add_argument("--dataloader_num_workers", type=int, default=2, help="loading processes per device")
+    data.add_argument("--dataloader_num_workers", type=int, help="loading processes per device; by default "
+                      f"{CPU_WORKERS} on the CPU, on a GPU the process's cores, {MOST_WORKERS} at most")  # fmt: skip
     data.add_argument("--jpeg_draft", action="store_true", help="decode JPEGs that are resized to half or less at "
                       "1/2, 1/4 or 1/8: faster, pictures slightly smoother, the same crops and labels")  # fmt: skip
 
@@ -58,11 +70,19 @@ def parse_arguments(description: str) -> argparse.Namespace:
                        "or whole model, whose architecture is trained if there is no --model_size")  # fmt: skip
     model.add_argument("--decode_head", help=f"{' or '.join(DECODE_HEADS)}. By default a whole model that is "
                        "trained further keeps its head; any other gets the recipe's")  # fmt: skip
+    model.add_argument("--freeze", nargs="+", metavar="STAGE", help="stage1 to stage4, or backbone: keep it, and all "
+                       "stages before it, as they are, BatchNorm's statistics included")  # fmt: skip
 
     training = parser.add_argument_group("training; the recipe has the values that are not given")
     training.add_argument("--recipe", help=f"one of {', '.join(RECIPES)}")
     training.add_argument("--max_train_steps", type=int, help="optimizer steps")
+    training.add_argument("--epochs", type=float, help="passes over the training pictures, from which the steps "
+                          "follow")  # fmt: skip
     training.add_argument("--learning_rate", type=float, help="peak learning rate")
+    training.add_argument("--head_learning_rate_factor", type=float, help="how many times that of the backbone the "
+                          "decode heads' learning rate is, e.g. 10")  # fmt: skip
+    training.add_argument("--layer_decay", type=float, help="by what the learning rate falls from each block of the "
+                          "backbone to the one before it, e.g. 0.9; 1 for not at all")  # fmt: skip
     training.add_argument("--weight_decay", type=float)
     training.add_argument("--warmup_steps", type=int)
     training.add_argument("--total_train_batch_size", type=int, help="pictures per step, over all devices")
@@ -80,6 +100,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
     training.add_argument("--gradient_checkpointing", action="store_true", help="need about half the memory: what "
                           "would take the most to keep is computed anew in the backward pass")  # fmt: skip
+    training.add_argument("--torch_compile", action="store_true", help="compile the training step, which takes "
+                          "minutes at first, and may make the steps of a long run faster")  # fmt: skip
     training.add_argument("--num_threads", type=int, help="of each process on the CPU, all cores together by default "
                           "or, outside of a launcher, OMP_NUM_THREADS")  # fmt: skip
     training.add_argument("--seed", type=int, default=0)
@@ -87,6 +109,10 @@ def parse_arguments(description: str) -> argparse.Namespace:
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", type=expand_user, help="by default a folder of its own in outputs/")
     output.add_argument("--eval_steps", type=int, help="steps between evaluations")
+    output.add_argument("--save_best", action="store_true", help="end with the weights of the best evaluation, by "
+                        "mean IoU, instead of the last ones")  # fmt: skip
+    output.add_argument("--early_stopping_patience", type=int, help="end after so many evaluations without a better "
+                        "one")  # fmt: skip
     output.add_argument("--checkpointing_steps", type=int, help="steps between checkpoints, beside those that are "
                         "saved before each evaluation")  # fmt: skip
     output.add_argument("--checkpoints_total_limit", type=int, default=2, help="checkpoints to keep, the newest")
@@ -141,7 +167,9 @@ def find_problems(args: argparse.Namespace, state: PartialState) -> list[str]:
 
 def find_recipe_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
     """Return a line for everything that does not go together, of arguments that make sense each by itself."""
-    return find_batch_problems(args, recipe, state) + find_resume_problems(args, recipe, state.num_processes)
+    return find_batch_problems(args, recipe, state) + find_resume_problems(
+        args, recipe, state.num_processes, is_length_known=args.epochs is None
+    )
 
 
 def find_value_problems(args: argparse.Namespace) -> list[str]:
@@ -152,6 +180,7 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
             "per_device_train_batch_size",
             "eval_steps",
             "checkpointing_steps",
+            "early_stopping_patience",
             "num_threads",
         ),
         0: ("warmup_steps", "weight_decay", "dataloader_num_workers", "seed"),
@@ -174,10 +203,12 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
         )
     if args.checkpoints_total_limit < 1:
         problems.append(f"--checkpoints_total_limit must be 1 or more, got {args.checkpoints_total_limit}")
-    for name in ("learning_rate", "max_grad_norm"):
+    for name in ("epochs", "learning_rate", "head_learning_rate_factor", "max_grad_norm"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"--{name} must be above 0 and finite, got {value}")
+    if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
+        problems.append(f"--layer_decay must be above 0 and at most 1, got {args.layer_decay}")
     if args.ema_decay is not None and not 0 < args.ema_decay < 1:
         problems.append(f"--ema_decay must lie between 0 and 1, got {args.ema_decay}")
     return problems
@@ -196,12 +227,24 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
         value = getattr(args, name)
         if value is not None and value not in known:
             problems.append(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+    for name in args.freeze or ():
+        if name not in FREEZABLE:
+            problems.append(f"--freeze must be of {', '.join(FREEZABLE)}, got {name!r}")
+    if args.freeze and args.model_name_or_path is None:
+        problems.append("--freeze needs --model_name_or_path: weights that were never trained are no use as they are")
+    if args.epochs is not None and args.max_train_steps is not None:
+        problems.append("--epochs and --max_train_steps both say how long training takes; give one of them")
+    if args.recipe == "finetune" and args.model_name_or_path is None:
+        problems.append("--recipe finetune needs --model_name_or_path: it is for weights that were trained before")
     if recipe_name(args) is None:
         problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
     if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:
         problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
     if args.report_to in TRACKERS and find_spec(args.report_to) is None:
         problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")
+    if args.torch_compile and not can_compile(state):
+        needed = "a C++ compiler: g++, clang++ or CXX" if state.device.type == "cpu" else "the package triton"
+        problems.append(f"--torch_compile needs {needed}, which is not there")
     return problems + find_loss_problems(args) + find_hub_problems(args)
 
 
@@ -235,6 +278,13 @@ def given_class_weights(args: argparse.Namespace) -> str | list[float] | dict[st
     if args.class_weights in (None, BALANCED):
         return args.class_weights
     return read_class_weights(args.class_weights)
+
+
+def can_compile(state: PartialState) -> bool:
+    """Return whether there is what torch.compile makes programs with."""
+    if state.device.type != "cpu":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def find_hub_problems(args: argparse.Namespace) -> list[str]:
@@ -358,19 +408,23 @@ def find_folder_problems(args: argparse.Namespace) -> list[str]:
     return []
 
 
-def find_resume_problems(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> list[str]:
-    """Differences from the run that a checkpoint belongs to."""
+def find_resume_problems(
+    args: argparse.Namespace, recipe: Recipe, num_processes: int, is_length_known: bool = True
+) -> list[str]:
+    """Differences from the run that a checkpoint belongs to; of `--epochs` steps follow when the data are loaded."""
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is None:
         return []
     try:
-        saved = read_json(checkpoint / "run.json")
+        saved = ADDED_TO_RUNS | read_json(checkpoint / "run.json")
     except ValueError as error:
         return [f"--resume_from_checkpoint: {error}"]
-    now, saved = describe_run(args, recipe, num_processes), ONCE_FIXED | saved
+    now = describe_run(args, recipe, num_processes)
     if None in (now["num_threads"], saved.get("num_threads")):
         # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
         saved["num_threads"] = now["num_threads"]
+    if not is_length_known:
+        saved |= {name: now[name] for name in ("max_train_steps", "warmup_steps")}
     return [
         f"{name} is {now.get(name)!r}, but {checkpoint} belongs to a run with {saved.get(name)!r}"
         for name in sorted(now.keys() | saved.keys())
@@ -384,6 +438,31 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
         checkpoints = complete_checkpoints(Path(args.output_dir))
         return checkpoints[-1] if checkpoints else None
     return Path(args.resume_from_checkpoint) if args.resume_from_checkpoint is not None else None
+
+
+def with_length(args: argparse.Namespace, recipe: Recipe, num_pictures: int) -> Recipe:
+    """Return the recipe with the steps that `--epochs` comes to; as it is without.
+
+    A warmup that was not asked for takes a tenth of them at most.
+
+    Args:
+        args: without problems, see [`find_problems`].
+        recipe: with the batch size of the run.
+        num_pictures: that are trained on.
+    """
+    if args.epochs is None:
+        return recipe
+    # As it was written: 0.1 as a float is a little more, which would round up to another step.
+    steps = math.ceil(Fraction(str(args.epochs)) * num_pictures / recipe.total_train_batch_size)
+    warmup_steps = min(recipe.warmup_steps, steps // 10) if args.warmup_steps is None else args.warmup_steps
+    return replace(recipe, max_train_steps=steps, warmup_steps=warmup_steps)
+
+
+def choose_num_workers(args: argparse.Namespace, state: PartialState) -> int:
+    """Return the loading processes of each device; they decide nothing but the time that it takes."""
+    if args.dataloader_num_workers is not None:
+        return args.dataloader_num_workers
+    return CPU_WORKERS if state.device.type == "cpu" else min(cores_per_process(), MOST_WORKERS)
 
 
 def choose_num_threads(args: argparse.Namespace, state: PartialState) -> int | None:
@@ -439,7 +518,15 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
     names = (
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
-        *("jpeg_draft", "num_threads", *ONCE_FIXED),
+        *(
+            "jpeg_draft",
+            "num_threads",
+            "save_best",
+            "early_stopping_patience",
+            "loss",
+            "class_weights",
+            "label_smoothing",
+        ),
     )
     # Absent unless given, as in checkpoints from before there were such.
     mask_names = ("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")
@@ -453,9 +540,18 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         "num_processes": num_processes,
         "mixed_precision": mixed_precision(args),
     }
-    del run["eval_steps"]
+    run["frozen_stages"] = frozen_stages(args)
+    if args.save_best or args.early_stopping_patience is not None:
+        run["validation_split"] = args.validation_split  # evaluations decide which weights are kept
+    else:
+        del run["eval_steps"]
     # As it will be read back from a checkpoint, with lists for tuples.
     return json.loads(json.dumps(run))
+
+
+def frozen_stages(args: argparse.Namespace) -> int:
+    """Return how many of the backbone's stages, counted from the picture, are not trained."""
+    return max((FREEZABLE[name] for name in args.freeze or ()), default=0)
 
 
 def batch_sizes(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> tuple[int, int]:

@@ -15,14 +15,16 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, set_seed
@@ -37,6 +39,7 @@ from common_arguments import (
     warn_of_lone_process,
     write_pictures,
 )
+from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
@@ -46,6 +49,7 @@ from train_arguments import (
     batch_sizes,
     checkpoint_to_resume,
     choose_num_threads,
+    choose_num_workers,
     describe_run,
     find_access_problems,
     find_class_weight_problems,
@@ -53,7 +57,9 @@ from train_arguments import (
     find_label_problems,
     find_problems,
     find_recipe_problems,
+    find_resume_problems,
     first_output_dir,
+    frozen_stages,
     given_class_weights,
     is_segmentation_model,
     is_used,
@@ -61,6 +67,7 @@ from train_arguments import (
     parse_arguments,
     resolve_loss,
     resolve_recipe,
+    with_length,
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
@@ -74,11 +81,17 @@ from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.training import (
     Recipe,
     TrainingHistory,
+    compile_for_training,
     complete_checkpoints,
+    copy_best,
     create_ema,
     create_optimizer,
     create_scheduler,
     enable_gradient_checkpointing,
+    freeze_stages,
+    learning_rate_factor,
+    load_best,
+    save_best,
     save_checkpoint,
 )
 from van_hf.visualization import plot_predictions, plot_training_curves
@@ -98,6 +111,7 @@ MINI = {
     "auxiliary_hidden_size": 32,
 }
 NUM_PICTURES_SHOWN = 6
+NUM_PICTURES_LOGGED = 3
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,18 @@ class Run:
     def output_dir(self) -> Path:
         return Path(self.args.output_dir)
 
+    @property
+    def evaluation(self) -> dict:
+        """The evaluation of the weights that the run ends with."""
+        return self.history.best_evaluation if self.args.save_best else self.history.evaluations[-1]
+
+    @property
+    def is_stopped_early(self) -> bool:
+        """Whether too many evaluations were no better than the best, before the last step."""
+        patience, history = self.args.early_stopping_patience, self.history
+        is_over = history.last_step == self.recipe.max_train_steps
+        return patience is not None and history.evaluations_since_best >= patience and not is_over
+
     def describe(self) -> dict:
         """Return what decides the weights, see [`describe_run`]."""
         return describe_run(self.args, self.recipe, self.accelerator.num_processes)
@@ -154,6 +180,14 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     )
     set_seed(args.seed)
     dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
+    if args.epochs is not None:
+        num_pictures = len(dataset.splits["train"])
+        recipe = with_length(args, recipe, num_pictures)
+        state.print(
+            f"{args.epochs:g} epochs of {num_pictures} pictures are {recipe.max_train_steps} steps, of which "
+            f"{recipe.warmup_steps} are warmup"
+        )
+        stop_at_problems(find_resume_problems(args, recipe, state.num_processes), state)
     stop_at_problems(find_label_problems(dataset, state) + find_class_weight_problems(args, dataset), state)
     loss = resolve_loss(args, dataset, state)
     model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
@@ -163,6 +197,7 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     if loss != SegmentationLoss():
         model.loss_function = loss
         accelerator.print(describe_loss(loss, dataset.id2label))
+    freeze_stages(model, frozen_stages(args))
     if args.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     longest, shortest = recipe.image_scale
@@ -249,7 +284,8 @@ def train(run: Run) -> VanForSemanticSegmentation:
     """Train a model, from the beginning or from a checkpoint; the history then ends with its evaluation.
 
     Returns:
-        The model to use, in evaluation mode: with `--ema_decay` the averaged one.
+        The model to use, in evaluation mode: with `--ema_decay` the averaged one, with `--save_best` of the step with
+        the best evaluation.
     """
     args, recipe, model, accelerator, history = run.args, run.recipe, run.model, run.accelerator, run.history
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -260,11 +296,17 @@ def train(run: Run) -> VanForSemanticSegmentation:
     optimizer = create_optimizer(model, recipe)
     scheduler = create_scheduler(optimizer, recipe)
     wrapped_model, optimizer = accelerator.prepare(model, optimizer)
+    forward = compile_for_training(wrapped_model) if args.torch_compile else wrapped_model
     accelerator.register_for_checkpointing(scheduler, history, *([ema] if ema else []))
     # From here on every process has random numbers of its own, for stochastic depth and dropout.
     set_seed(args.seed, device_specific=True)
     if checkpoint := checkpoint_to_resume(args):
         accelerator.load_state(str(checkpoint))
+        if args.save_best and history.evaluations:
+            try:
+                copy_best(accelerator, checkpoint.parent, run.output_dir, history)
+            except (OSError, ValueError) as error:
+                stop(f"error: {error}", accelerator.state)
     batches = iter(accelerator.prepare(create_loader(run)))
 
     started = time.perf_counter() - history.seconds
@@ -274,12 +316,12 @@ def train(run: Run) -> VanForSemanticSegmentation:
         if evaluation_is_due(run) and not history.is_evaluated:
             evaluate_model(run, trained_model)
             history.seconds = time.perf_counter() - started
-        if history.last_step == recipe.max_train_steps:
+        if history.last_step == recipe.max_train_steps or run.is_stopped_early:
             break
 
         model.train()
-        learning_rate = scheduler.get_last_lr()[0]
-        loss, gradient_norm = backward(run, wrapped_model, batches)
+        learning_rate = recipe.learning_rate * learning_rate_factor(history.last_step, recipe)
+        loss, gradient_norm = backward(run, wrapped_model, forward, batches)
         stop_if_not_finite(accelerator, loss, gradient_norm, history.last_step + 1, run.output_dir)
         optimizer.step()
         optimizer.zero_grad()
@@ -295,6 +337,12 @@ def train(run: Run) -> VanForSemanticSegmentation:
         if is_checkpoint or evaluation_is_due(run):
             save_state(run)
     progress.close()
+    if args.save_best:
+        try:
+            with fail_together():
+                load_best(trained_model, run.output_dir, history)
+        except (OSError, ValueError) as error:
+            stop_and_keep(run, str(error))
     prepare_evaluation(trained_model)
     return trained_model
 
@@ -308,7 +356,7 @@ def save_state(run: Run) -> None:
         stop_and_keep(run, str(error))
 
 
-def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float, float]:
+def backward(run: Run, model: nn.Module, forward: Callable, batches: Iterator[dict]) -> tuple[float, float]:
     """Accumulate the gradients of one optimizer step.
 
     The loss is the mean over the step's batches, and within each over its pixels that are not ignored, as in
@@ -317,6 +365,7 @@ def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float
     Args:
         run: the run.
         model: the run's model as `accelerator.prepare` has wrapped it.
+        forward: the same, or its compiled form.
         batches: the batches of the rest of the run.
 
     Returns:
@@ -328,7 +377,7 @@ def backward(run: Run, model: nn.Module, batches: Iterator[dict]) -> tuple[float
         batch = next(batches)
         with accelerator.accumulate(model):
             pixel_values = normalize(batch["pixel_values"], run.image_processor)
-            loss = model(pixel_values=pixel_values, labels=batch["labels"]).loss
+            loss = forward(pixel_values=pixel_values, labels=batch["labels"]).loss
             accelerator.backward(loss)
             total += loss.detach() / accelerator.gradient_accumulation_steps
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm or float("inf"))
@@ -368,9 +417,46 @@ def evaluate_model(run: Run, model: VanForSemanticSegmentation) -> None:
     except (OSError, ValueError) as error:
         stop_and_keep(run, f"the evaluation after step {step} failed: {error}")
     run.history.evaluations.append({"step": step, **figures})
+    if run.args.save_best:
+        try:
+            save_best(run.accelerator, run.output_dir, run.history, partial(save_model, run, model))
+        except OSError as error:
+            stop_and_keep(run, str(error))
     run.accelerator.log({"mean_iou": figures["mean_iou"]}, step=step)
     if run.accelerator.is_main_process:
         tqdm.write(f"Step {step}: validation mean IoU {figures['mean_iou']:.4f}")
+        if run.args.report_to is not None:
+            log_predictions(run, model)
+
+
+def log_predictions(run: Run, model: VanForSemanticSegmentation) -> None:
+    """Show a tracker some validation pictures beside truth and prediction; what fails is reported, and costs nothing.
+
+    For the main process to call, as the trackers of the others do nothing.
+    """
+    step = run.history.last_step
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "predictions.png")
+            draw_predictions(run, model, path, NUM_PICTURES_LOGGED)
+            with Image.open(path) as opened:
+                picture = np.array(opened.convert("RGB"))
+        for tracker in run.accelerator.trackers:
+            if tracker.name == "trackio":  # for which accelerate has no log_images
+                import trackio
+
+                tracker.log({"predictions": trackio.Image(picture)}, step=step)
+            else:
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"predictions": picture[None]}, step=step, **layout)
+    except Exception as error:
+        tqdm.write(f"warning: predictions after step {step} could not be logged: {error}", file=sys.stderr)
+
+
+def save_model(run: Run, model: VanForSemanticSegmentation, folder: Path) -> None:
+    """Write a model and its image processor into a folder."""
+    model.save_pretrained(folder)
+    run.image_processor.save_pretrained(folder)
 
 
 def stop_and_keep(run: Run, error: str) -> NoReturn:
@@ -418,7 +504,10 @@ def describe_results(run: Run) -> dict:
     """Return the content of results.json: figures, and what is needed to judge and to repeat them."""
     packages = ("torch", "torchvision", "transformers", "datasets", "accelerate")
     return {
-        **run.history.evaluations[-1],
+        **run.evaluation,
+        "chosen": "the best of the evaluations, by mean IoU" if run.args.save_best else "the last step",
+        "last_step": run.history.last_step,
+        "stopped_early": run.is_stopped_early,
         "protocol": {
             "metric": "mean IoU over the labels that occur, from one confusion matrix over all pixels; 255 is ignored",
             "inference": Protocol().describe(),
@@ -453,8 +542,7 @@ def write_results(run: Run, model: VanForSemanticSegmentation) -> None:
     staging = run.output_dir / "results.partial"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        model.save_pretrained(staging)
-        run.image_processor.save_pretrained(staging)
+        save_model(run, model, staging)
         write_json(staging / "results.json", describe_results(run))
         # Without config.json a folder is no model, and with results.json the run is finished: they come last.
         last = ("config.json", "results.json")
@@ -477,10 +565,12 @@ def draw_curves(history: TrainingHistory, path: Path) -> None:
     plot_training_curves(history.steps, history.losses, history.learning_rates, history.evaluations, path)
 
 
-def draw_predictions(run: Run, model: VanForSemanticSegmentation, path: Path) -> None:
+def draw_predictions(
+    run: Run, model: VanForSemanticSegmentation, path: Path, num_pictures: int = NUM_PICTURES_SHOWN
+) -> None:
     """Save validation pictures beside truth and prediction."""
     total = len(run.dataset.splits["validation"])
-    indices = sorted({idx * total // NUM_PICTURES_SHOWN for idx in range(NUM_PICTURES_SHOWN)})
+    indices = sorted({idx * total // num_pictures for idx in range(num_pictures)})
     images, references = zip(*(read_validation_example(run.dataset, idx) for idx in indices), strict=True)
     plot_predictions(
         [to_pil_image(image) for image in images],
@@ -500,7 +590,11 @@ def draw_example(run: Run, path: Path) -> None:
 
 def print_summary(run: Run) -> None:
     """Say what came out, where it lies, and how to use it."""
-    figures, seconds = run.history.evaluations[-1], run.history.seconds
+    figures, seconds = run.evaluation, run.history.seconds
+    if run.is_stopped_early:
+        print(f"\nStopped after step {run.history.last_step}: the evaluations since were no better than the best")
+    if run.args.save_best:
+        print(f"\nThe model is that of step {figures['step']}, the best of {len(run.history.evaluations)} evaluations")
     print(f"\nValidation mean IoU {figures['mean_iou']:.4f}, after {seconds:.0f} s. Results are in {run.output_dir}")
     if missing := describe_missing_labels(figures):
         print(missing)
@@ -542,6 +636,7 @@ def main() -> None:
     args.num_threads = choose_num_threads(args, state)
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
+    args.dataloader_num_workers = choose_num_workers(args, state)
     stop_at_problems(find_access_problems(args, state), state)
     warn_of_lone_process(state, "examples/train_seg.py")
     with claim_output_dir(args, state, first_output_dir(args), is_used):

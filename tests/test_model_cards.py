@@ -337,6 +337,23 @@ def test_card_tells_the_loss(trained):
         assert f"| loss | {line} |" in model_card_for_folder(trained, "someone/boxes").text
 
 
+def test_card_tells_the_rates_of_heads_and_layers(trained, hub_validation):
+    results = json.loads((trained / "results.json").read_text())
+    rate = f"| learning rate | {results['run']['learning_rate']} at its peak, "
+    changes = {
+        (10.0, 0.9): "10.0 times that for the decode head, times 0.9 from each block of the backbone to the one",
+        (1.0, 1.0): "linear warmup",
+        None: "linear warmup",  # results from before
+    }
+    for values, expected in changes.items():
+        for idx, name in enumerate(("head_learning_rate_factor", "layer_decay")):
+            results["run"].pop(name, None)
+            if values is not None:
+                results["run"][name] = values[idx]
+        (trained / "results.json").write_text(json.dumps(results))
+        assert rate + expected in model_card_for_folder(trained, "someone/boxes").text
+
+
 def test_card_of_a_later_evaluation(runs, trained, hub_validation):
     (trained / "results.json").rename(trained / "train_results.json")
     shutil.copy(runs / "evaluated" / "results.json", trained)

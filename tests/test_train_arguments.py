@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,6 +52,13 @@ def problems(args: Namespace) -> list[str]:
     [
         (["--learning_rate", -1, "--crop_size", 8, "--num_threads", 0], ["learning_rate", "crop_size", "num_threads"]),
         (["--num_threads", 100_000], ["num_threads"]),
+        (["--head_learning_rate_factor", 0, "--layer_decay", 1.5], ["head_learning_rate_factor", "layer_decay"]),
+        (["--freeze", "stage2", "head"], ["--freeze must be of stage1", "--freeze needs --model_name_or_path"]),
+        (["--early_stopping_patience", 0], ["--early_stopping_patience must be 1 or more"]),
+        (["--epochs", 0.5, "--max_train_steps", 9], ["--epochs and --max_train_steps both say"]),
+        (["--epochs", "inf"], ["--epochs must be above 0 and finite"]),
+        (["--recipe", "finetune"], ["--recipe finetune needs --model_name_or_path"]),
+        (["--layer_decay", "nan"], ["layer_decay must be above 0 and at most 1"]),
         (["--recipe", "best", "--model_size", "b9", "--report_to", "paper"], ["recipe", "model_size", "report_to"]),
         (["--dataset", "ade20k"], ["recipe", "model_size"]),
         (["--mixed_precision", "fp16", "--ema_decay", 1], ["mixed_precision", "ema_decay"]),
@@ -82,6 +90,7 @@ def test_all_problems_are_reported_at_once(parse, arguments, expected):
         [],
         ["--dataset", "ade20k", "--recipe", "upernet_160k", "--model_size", "b0"],
         ["--dataset", "ade20k", "--recipe", "semantic_fpn_40k", "--model_name_or_path", CLASSIFIER],
+        ["--dataset", "ade20k", "--recipe", "finetune", "--model_name_or_path", CLASSIFIER, "--freeze", "stage1"],
     ],
 )
 def test_what_is_right_is_no_problem(parse, arguments):
@@ -205,6 +214,48 @@ def test_head_that_is_trained_is_decided_once(parse, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("epochs", "num_pictures", "expected"),
+    # Eight pictures a step; the recipe's warmup takes 50.
+    [
+        (1, 800, (100, 10)),
+        (100, 8, (100, 10)),
+        (0.1, 800, (10, 1)),
+        (2.5, 7, (3, 0)),
+        (1, 801, (101, 10)),
+        (0.01, 7, (1, 0)),
+        (80, 80, (800, 50)),
+    ],
+)
+def test_epochs_come_to_steps(parse, epochs, num_pictures, expected):
+    args = parse("--epochs", epochs)
+    recipe = resolve_recipe(args)
+    found = train_arguments.with_length(args, recipe, num_pictures)
+    assert (found.max_train_steps, found.warmup_steps) == expected
+    assert found.eval_steps == recipe.eval_steps
+    args = parse("--epochs", epochs, "--warmup_steps", 3)
+    assert train_arguments.with_length(args, resolve_recipe(args), num_pictures).warmup_steps == 3
+    assert train_arguments.with_length(parse(), recipe, num_pictures) is recipe
+
+
+def test_epochs_of_a_resumed_run_are_judged_when_the_pictures_are_counted(parse, saved_run):
+    resume = saved_run("--max_train_steps", 20, "--warmup_steps", 2)
+    args = parse(*resume, "--epochs", 2)
+    assert problems(args) == []
+    for num_pictures, expected in {80: [], 72: ["max_train_steps", "warmup_steps"]}.items():
+        recipe = train_arguments.with_length(args, resolve_recipe(args), num_pictures)
+        found = train_arguments.find_resume_problems(args, recipe, 1)
+        assert [problem.split()[0] for problem in found] == expected
+
+
+def test_loading_processes_fit_the_machine(parse, monkeypatch):
+    for cores, expected in {1: 1, 6: 6, 48: 8}.items():
+        monkeypatch.setattr(train_arguments, "cores_per_process", lambda cores=cores: cores)
+        assert train_arguments.choose_num_workers(parse(), GPU) == expected
+        assert train_arguments.choose_num_workers(parse(), CPU) == 2
+        assert train_arguments.choose_num_workers(parse("--dataloader_num_workers", 0), GPU) == 0
+
+
+@pytest.mark.parametrize(
     ("environment", "expected"),
     [
         ({}, "cores"),
@@ -246,6 +297,64 @@ def test_threads_of_a_resumed_run(parse, monkeypatch, saved, on_cpu, on_gpu):
     assert train_arguments.choose_num_threads(args, CPU) == 5
 
 
+@pytest.fixture
+def saved_run(parse):
+    """Writes run.json of a checkpoint of a run with some arguments, without the fields that are named, and returns
+    those that resume it."""
+
+    def save(*arguments: object, without: tuple[str, ...] = ()) -> list:
+        args = parse(*arguments)
+        run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+        Path("run/checkpoint-1").mkdir(parents=True, exist_ok=True)
+        content = {name: value for name, value in run.items() if name not in without}
+        Path("run/checkpoint-1/run.json").write_text(json.dumps(content))
+        return ["--resume_from_checkpoint", "run/checkpoint-1"]
+
+    return save
+
+
+def refused_fields(args: Namespace) -> list[str]:
+    return [problem.split()[0] for problem in problems(args)]
+
+
+def test_checkpoint_from_before_there_was_a_choice_is_resumed(parse, saved_run):
+    added = tuple(train_arguments.ADDED_TO_RUNS)
+    args = parse()
+    run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+    assert {name: run[name] for name in added} == train_arguments.ADDED_TO_RUNS
+    assert problems(parse(*saved_run(without=added))) == []
+
+
+def test_a_stage_is_frozen_with_all_before_it(parse):
+    for names, expected in {(): 0, ("stage1",): 1, ("stage1", "stage3"): 3, ("backbone",): 4, ("stage4",): 4}.items():
+        assert train_arguments.frozen_stages(parse(*(("--freeze", *names) if names else ()))) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--head_learning_rate_factor", 10], "head_learning_rate_factor"),
+        (["--layer_decay", 0.9], "layer_decay"),
+        (["--freeze", "stage2", "stage1"], "frozen_stages"),
+        (["--save_best"], "save_best"),
+        (["--early_stopping_patience", 3], "early_stopping_patience"),
+    ],
+)
+def test_what_decides_the_weights_is_kept_by_a_resumed_run(parse, saved_run, arguments, field):
+    parse = partial(parse, "--model_name_or_path", CLASSIFIER)
+    saved_run = partial(saved_run, "--model_name_or_path", CLASSIFIER)
+    # Where evaluations decide which weights are kept, when and on what they are is part of the run.
+    expected = ["eval_steps", field] if field in ("save_best", "early_stopping_patience") else [field]
+    assert sorted(refused_fields(parse(*saved_run(), *arguments))) == sorted(expected)
+    resume = saved_run(*arguments)
+    assert problems(parse(*resume, *arguments)) == []
+    assert sorted(refused_fields(parse(*resume))) == sorted(expected)
+    found = problems(parse(*resume, *arguments, "--eval_steps", 7, "--validation_split", "test"))
+    assert [problem.split()[0] for problem in found] == (
+        ["eval_steps", "validation_split"] if len(expected) > 1 else []
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -284,6 +393,16 @@ def test_mask_values_are_a_file_or_pairs(parse, boxes, given):
     names.write_text('["a", "b"]')
     args = parse("--dataset", boxes, "--id2label", names, "--mask_values", *given)
     assert common_arguments.load_dataset(args).mask_meaning.values == ((0, 0), (255, 1))
+
+
+def test_compiling_is_refused_without_a_compiler(parse, saved_run, monkeypatch):
+    monkeypatch.setenv("CXX", "none++")
+    resume = saved_run()
+    assert problems(parse("--torch_compile")) == []
+    # It may be turned on and off on the way.
+    assert problems(parse(*resume, "--torch_compile")) == []
+    monkeypatch.setattr(train_arguments.shutil, "which", lambda _: None)
+    assert ["needs a C++ compiler" in problem for problem in problems(parse("--torch_compile"))] == [True]
 
 
 def test_fsdp_is_refused(parse, monkeypatch):

@@ -1,6 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import errno
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
 from van_hf.machine import cores_per_process
+from van_hf.model_cards import model_card_for_folder
 from van_hf.training import RECIPES, complete_checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
@@ -148,6 +150,29 @@ def test_two_processes_train(monkeypatch, runs, boxes):
     assert evaluated["num_processes"] == 1
     for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "iou"):
         assert evaluated[name] == results[name]
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_what_is_not_frozen(tmp_path, boxes):
+    start = VanForSemanticSegmentation(tiny_config("light_ham", id2label=BOX_NAMES, drop_path_rate=0.3))
+    start.save_pretrained(tmp_path / "start")
+    arguments = ("--dataset", boxes, "--recipe", "finetune", "--model_name_or_path", "start", "--crop_size", 64)
+    arguments += ("--freeze", "stage2", "--layer_decay", 0.8, "--ema_decay", 0.5, "--gradient_checkpointing")
+    arguments += ("--total_train_batch_size", 4, "--epochs", 2.2, "--eval_steps", 1, "--save_best")
+    arguments += ("--learning_rate", 0.01, "--early_stopping_patience", 9, "--dataloader_num_workers", 0)
+    output = finish(launch_training(*arguments, "--output_dir", "out", num_processes=2, cwd=tmp_path))
+    assert "2.2 epochs of 7 pictures are 4 steps, of which 0 are warmup" in output
+    results, weights = results_of(tmp_path / "out"), load_file(tmp_path / "out" / "model.safetensors")
+    best = max(results["evaluations"], key=lambda evaluation: evaluation["mean_iou"])
+    assert (results["step"], results["last_step"]) == (best["step"], 4)
+    assert f"The model is that of step {best['step']}, the best of 4 evaluations" in output
+    saved = load_file(tmp_path / "out" / f"best-{best['step']}" / "model.safetensors")
+    for name, tensor in start.state_dict().items():
+        assert torch.equal(weights[name], saved[name])
+        if name.startswith(("van.encoder.stages.0.", "van.encoder.stages.1.")):
+            assert torch.equal(weights[name], tensor)
+    for name in ("van.encoder.stages.2.layers.0.mlp.in_dense.weight", "decode_head.classifier.weight"):
+        assert not torch.equal(weights[name], start.state_dict()[name])
 
 
 def test_runs_are_kept_apart(monkeypatch, capsys, runs, boxes):
@@ -332,6 +357,127 @@ def test_run_stopped_in_an_evaluation_begins_with_it(monkeypatch, tmp_path, runs
     run_here(monkeypatch, train_seg, *arguments, "--resume_from_checkpoint", "latest")
     assert_same_weights(runs / "whole", tmp_path)
     assert results_of(runs / "whole")["evaluations"] == results_of(tmp_path)["evaluations"]
+
+
+@pytest.mark.slow
+def test_compiled_run_leaves_plain_names_and_can_be_resumed(monkeypatch, tmp_path, boxes):
+    """As torch traces it, in torch's own operations: to compile programs of them takes minutes."""
+    compiled = []
+
+    def trace(model):
+        compiled.append(torch.compile(model, dynamic=False, backend="eager"))
+        return compiled[-1]
+
+    monkeypatch.setattr(train_seg, "compile_for_training", trace)
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING, "--num_threads", 1, "--max_train_steps", 3, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "plain")
+    assert not compiled
+    run_here(monkeypatch, train_seg, *arguments, "compiled", "--torch_compile")
+    resume = ("--resume_from_checkpoint", "compiled/checkpoint-2")
+    run_here(monkeypatch, train_seg, *arguments, "resumed", *resume)
+    shutil.rmtree("resumed")
+    run_here(monkeypatch, train_seg, *arguments, "resumed", *resume, "--torch_compile")
+    assert len(compiled) == 2
+    plain = load_file("plain/model.safetensors")
+    for name in ("compiled", "resumed"):
+        weights = load_file(f"{name}/model.safetensors")
+        assert weights.keys() == plain.keys()
+        assert load_file(f"{name}/checkpoint-3/model.safetensors").keys() == plain.keys()
+        for key, tensor in plain.items():
+            torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-3)
+    assert_same_weights(Path("compiled"), Path("resumed"))
+
+
+@pytest.mark.slow
+def test_trackers_get_pictures_of_predictions(monkeypatch, capsys, tmp_path, boxes):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 2, "--eval_steps", 1, "--num_threads", 1)
+    arguments += ("--report_to", "tensorboard", "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "shown")
+    found = EventAccumulator(str(next(Path("shown").rglob("events.out.tfevents*")).parent), {"images": 0}).Reload()
+    events = found.Images(found.Tags()["images"][0])
+    assert [event.step for event in events] == [1, 2]
+    with Image.open(io.BytesIO(events[0].encoded_image_string)) as picture:
+        assert min(picture.size) > 300
+
+    monkeypatch.setattr(train_seg, "plot_predictions", lambda *_, **__: 1 / 0)
+    capsys.readouterr()
+    run_here(monkeypatch, train_seg, *arguments, "blind")
+    assert "warning: predictions after step 1 could not be logged: division by zero" in capsys.readouterr().err
+    assert_same_weights(Path("shown"), Path("blind"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("wandb", {}), ("trackio", {}), ("tensorboard", {"dataformats": "NHWC"})]
+)
+def test_each_tracker_is_given_pictures_in_its_own_way(monkeypatch, name, options):
+    logged = []
+    tracker = SimpleNamespace(
+        name=name,
+        log=lambda values, **given: logged.append((values["predictions"], given)),
+        log_images=lambda values, **given: logged.append((*values["predictions"], given)),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(Image=lambda picture: picture))
+    monkeypatch.setattr(train_seg, "draw_predictions", lambda run, model, path, _: Image.new("RGB", (5, 4)).save(path))
+    run = SimpleNamespace(history=SimpleNamespace(last_step=7), accelerator=SimpleNamespace(trackers=[tracker]))
+    train_seg.log_predictions(run, None)
+    ((picture, given),) = logged
+    assert (picture.shape, picture.dtype) == ((4, 5, 3), "uint8")
+    assert given == {"step": 7, **options}
+
+
+def test_best_model_outlives_rotation_and_resuming(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    values = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.4}
+    seen, stop_at = {}, None
+    evaluate, evaluate_model = train_seg.evaluate, train_seg.evaluate_model
+
+    def evaluate_as_planned(run, model):
+        step = run.history.last_step
+        seen[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        monkeypatch.setattr(train_seg, "evaluate", lambda *given: {**evaluate(*given), "mean_iou": values[step]})
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return evaluate_model(run, model)
+
+    monkeypatch.setattr(train_seg, "evaluate_model", evaluate_as_planned)
+    arguments = ("--dataset", boxes, *TRAINING, "--eval_steps", 1, "--save_best", "--early_stopping_patience", 2)
+    arguments += ("--checkpoints_total_limit", 2, "--num_threads", 1, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, "whole")
+    best = seen[2]
+    stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        run_here(monkeypatch, train_seg, *arguments, "resumed")
+    stop_at = None
+    shutil.copytree("resumed", "older")
+    shutil.rmtree("older/checkpoint-4")
+    resume = ("--resume_from_checkpoint", "latest")
+    for name in ("resumed", "older"):
+        run_here(monkeypatch, train_seg, *arguments, name, *resume)
+    run_here(monkeypatch, train_seg, *arguments, "moved", "--resume_from_checkpoint", "resumed/checkpoint-4")
+    for name in ("whole", "resumed", "older", "moved"):
+        assert {folder.name for folder in Path(name).glob("best*")} == {"best-2"}
+        results, weights = results_of(Path(name)), load_file(f"{name}/model.safetensors")
+        assert weights.keys() == best.keys() and all(torch.equal(weights[key], best[key]) for key in best)
+        assert (results["step"], results["mean_iou"], results["last_step"]) == (2, 0.5, 4)
+        assert results["stopped_early"] and results["chosen"].startswith("the best")
+        assert [evaluation["mean_iou"] for evaluation in results["evaluations"]] == list(values.values())
+        assert (
+            "| steps | 6 of 4 pictures; stopped after step 4, when 2 eval" in model_card_for_folder(name, "a/b").text
+        )
+    output = capsys.readouterr().out
+    assert "The model is that of step 2, the best of 4 evaluations" in output and "Stopped after step 4" in output
+
+    shutil.rmtree("resumed/best-2")
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, train_seg, *arguments, "again", "--resume_from_checkpoint", "resumed/checkpoint-4")
+    assert stop.value.code == 1 and "resumed/best-2, the best model of the run" in capsys.readouterr().err
 
 
 def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes):

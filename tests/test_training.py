@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from conftest import largest_file, tiny_config
 from torch import nn
 
-from van_hf import VanConfig, VanForSemanticSegmentation
+from van_hf import VanConfig, VanForSemanticSegmentation, VanModel
 from van_hf.checkpoints import original_key
 from van_hf.training import (
     RECIPES,
@@ -20,8 +20,13 @@ from van_hf.training import (
     create_ema,
     create_optimizer,
     create_scheduler,
+    enable_gradient_checkpointing,
+    freeze_stages,
+    layer_depths,
     learning_rate_factor,
+    load_best,
     parameter_groups,
+    save_best,
     save_checkpoint,
 )
 
@@ -82,6 +87,14 @@ def test_ham_recipes_are_the_originals(original_name):
         assert getattr(recipe, name) == original[name]
 
 
+def test_recipe_for_few_pictures_trains_heads_ten_times_as_fast():
+    recipe = RECIPES["finetune"]
+    optimizer = create_optimizer(VanForSemanticSegmentation(tiny_config()), recipe)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([6e-5, 6e-4])
+    assert (recipe.crop_size, recipe.total_train_batch_size) == (512, 8)
+    assert recipe.warmup_steps < recipe.eval_steps < recipe.max_train_steps
+
+
 @pytest.mark.parametrize("name", LEARNING_RATES)
 def test_learning_rates_are_the_originals(name):
     recipe = RECIPES[name]
@@ -129,6 +142,110 @@ def test_ham_recipes_decay_group_norms_but_no_norms_of_the_backbone(decode_head)
     assert len(group_norms) == {"light_ham": 6, "ham": 10}[decode_head] and set(group_norms) <= set(decayed)
     assert {f"backbone.norm{stage}.weight" for stage in (1, 2, 3, 4)} <= set(exempt)
     assert all(name.startswith("backbone.") for name in exempt)
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 4])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_frozen_stages_stay_as_in_evaluation(num_stages, checkpointing):
+    torch.manual_seed(0)
+    model = VanForSemanticSegmentation(tiny_config(drop_path_rate=0.5, dropout_rate=0.3, depths=[2, 2, 1, 1]))
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval()(pixel_values, output_hidden_states=True).hidden_states
+    if checkpointing:
+        enable_gradient_checkpointing(model)
+    freeze_stages(model, num_stages)
+    ema = create_ema(model, 0.5)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = create_optimizer(model, replace(RECIPES["upernet_160k"], layer_decay=0.9))
+    for _ in range(2):
+        model.train()
+        outputs = model(pixel_values, labels=torch.randint(0, 7, (2, 64, 64)), output_hidden_states=True)
+        for maps, others in zip(outputs.hidden_states[:num_stages], expected, strict=False):
+            torch.testing.assert_close(maps, others)
+        outputs.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update_parameters(model)
+    copied = ema.module.train().state_dict()
+    frozen = tuple(f"van.encoder.stages.{stage}." for stage in range(num_stages))
+    for name, value in model.state_dict().items():
+        if name.startswith(frozen):
+            assert torch.equal(value, before[name]) and torch.equal(copied[name], before[name])
+        elif "running_mean" in name or name == "decode_head.classifier.weight":
+            assert not torch.equal(value, before[name])
+    assert not any(module.training for stage in model.van.encoder.stages[:num_stages] for module in stage.modules())
+    assert not any(module.training for module in ema.module.van.encoder.stages[0].modules())
+    assert all(stage.training for stage in model.van.encoder.stages[num_stages:]) and model.decode_head.training
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    backbone = VanModel(tiny_config())
+    with pytest.raises(ValueError, match="with 4 stages frozen nothing of this VanModel is left"):
+        freeze_stages(backbone, 4)
+    assert backbone.training and all(parameter.requires_grad for parameter in backbone.parameters())
+    with pytest.raises(ValueError, match="must lie in 0..4"):
+        freeze_stages(backbone, 5)
+
+
+def test_layers_are_counted_from_the_output():
+    model = VanForSemanticSegmentation(tiny_config(depths=[1, 2, 1, 1]))
+    depths = layer_depths(model)
+    assert depths.keys() == dict(model.named_parameters()).keys()
+    stage = "van.encoder.stages.{}".format
+    expected = {
+        f"{stage(0)}.embeddings.convolution.weight": 5,
+        f"{stage(0)}.layers.0.mlp.in_dense.weight": 5,
+        f"{stage(0)}.normalization.bias": 5,
+        f"{stage(1)}.embeddings.normalization.weight": 4,
+        f"{stage(1)}.layers.0.attention_scaling.weight": 4,
+        f"{stage(1)}.layers.1.post_normalization.weight": 3,
+        f"{stage(1)}.normalization.weight": 3,
+        f"{stage(2)}.layers.0.mlp.out_dense.bias": 2,
+        f"{stage(3)}.embeddings.convolution.bias": 1,
+        f"{stage(3)}.normalization.weight": 1,
+        "decode_head.classifier.weight": 0,
+        "auxiliary_head.classifier.bias": 0,
+    }
+    assert {name: depths[name] for name in expected} == expected
+    assert set(depths.values()) == set(range(6))
+    assert {layer_depths(model.van)[name.removeprefix("van.")] - depth for name, depth in depths.items() if depth} == {
+        0
+    }
+
+
+def test_heads_and_layers_have_rates_of_their_own():
+    model = VanForSemanticSegmentation(tiny_config(depths=[1, 1, 1, 1]))
+    recipe = replace(RECIPES["upernet_160k"], head_learning_rate_factor=10.0, layer_decay=0.5, warmup_steps=0)
+    optimizer = create_optimizer(model, recipe)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    depths = layer_depths(model)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names.pop(id(parameter))
+            factor = 0.5 ** depths[name] if depths[name] else 10.0
+            assert group["lr"] == recipe.learning_rate * factor
+            assert group["weight_decay"] == (0.0 if "norm" in name else recipe.weight_decay)
+    assert not names
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scheduler = create_scheduler(optimizer, recipe)
+    optimizer.step()
+    scheduler.step()
+    decay = learning_rate_factor(1, recipe)
+    assert [group["lr"] for group in optimizer.param_groups] == [rate * decay for rate in rates]
+
+
+def test_one_rate_for_all_has_the_groups_of_old_checkpoints():
+    model = VanForSemanticSegmentation(tiny_config())
+    groups = create_optimizer(model, RECIPES["upernet_160k"]).param_groups
+    expected = parameter_groups(model, 0.01)
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+    for group, other in zip(groups, expected, strict=True):
+        assert other.keys() == {"params", "weight_decay"}
+        assert all(one is another for one, another in zip(group["params"], other["params"], strict=True))
 
 
 def test_groups_leave_out_frozen_parameters_and_empty_groups():
@@ -198,6 +315,51 @@ def test_history_survives_its_state_dict():
     assert restored == history
     assert restored.last_step == 2
     assert restored.steps == [1, 2]
+
+
+def evaluated(*values: float) -> TrainingHistory:
+    """A history with evaluations after steps 1, 2 and so on."""
+    return TrainingHistory(evaluations=[{"step": step, "mean_iou": value} for step, value in enumerate(values, 1)])
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "since"),
+    [((0.5,), 1, 0), ((0.1, 0.3, 0.2), 2, 1), ((0.3, 0.3, 0.3), 1, 2), ((float("nan"), 0.0), 2, 0)],
+)
+def test_the_best_evaluation_is_the_earliest_of_the_highest(values, best, since):
+    history = evaluated(*values)
+    assert (history.best_evaluation["step"], history.evaluations_since_best) == (best, since)
+    assert (evaluated().best_evaluation, evaluated().evaluations_since_best) == (None, 0)
+
+
+def test_the_best_models_that_checkpoints_lead_back_to_are_kept(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    model = VanForSemanticSegmentation(tiny_config())
+
+    def names() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()} - {f"checkpoint-{step}" for step in range(9)}
+
+    for step, (values, kept) in enumerate(
+        [((0.1,), {"best-1"}), ((0.1, 0.2), {"best-1", "best-2"}), ((0.1, 0.2, 0.3), {"best-2", "best-3"})], start=1
+    ):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for old in complete_checkpoints(tmp_path)[:-1]:
+            old.rmdir()
+        model.decode_head.classifier.bias.data.fill_(step)
+        save_best(accelerator, tmp_path, evaluated(*values), model.save_pretrained)
+        assert names() == kept
+
+    history = evaluated(0.1, 0.2, 0.3)
+    for size in (20, 4000):
+        with largest_file(size), pytest.raises(OSError, match=r"best-3 cannot be written, with .* MB free"):
+            save_best(accelerator, tmp_path, history, model.save_pretrained)
+        assert names() == {"best-2", "best-3"}
+    model.decode_head.classifier.bias.data.fill_(9)
+    load_best(model, tmp_path, history)
+    assert model.decode_head.classifier.bias.unique().tolist() == [3]
+    (tmp_path / "best-3" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="best-3, the best model so far, cannot be read"):
+        load_best(model, tmp_path, history)
 
 
 def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):

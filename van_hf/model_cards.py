@@ -29,7 +29,7 @@ from .released_checkpoints import (
     ReleasedCheckpoint,
     read_per_class,
 )
-from .training import RECIPES, Recipe
+from .training import ADDED_FIELDS, RECIPES, Recipe
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 
@@ -485,9 +485,15 @@ def _check_run(results: Mapping[str, Any], source: str) -> None:
     _field(results, "run.model_name_or_path", (str, type(None)), source)
     _field(results, "dataset.train", int, source)
     _field(results, "run.seed", int, source)
+    if results["run"].get("save_best"):
+        _field(results, "step", int, source)
+        _field(results, "evaluations", list, source)
+    if results.get("stopped_early"):
+        _field(results, "last_step", int, source)
     kinds = {int: int, float: (int, float), str: str, bool: bool}
     for recipe_field in fields(Recipe):
-        if recipe_field.name != "eval_steps":
+        is_of_before = recipe_field.name in ADDED_FIELDS and recipe_field.name not in results["run"]
+        if recipe_field.name != "eval_steps" and not is_of_before:
             _field(results, f"run.{recipe_field.name}", kinds.get(recipe_field.type, (list, tuple)), source)
 
 

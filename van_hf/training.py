@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How VAN segmentation models are trained: recipes, optimizer, schedule, weight average, history, checkpoints."""
 
+import math
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import glob
@@ -13,12 +14,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
 
 from .evaluation import fail_together
 from .files import write_json
+from .model.modeling_van import VanEncoder
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Recipe:
 
     Args:
         decode_head: Decode head that the recipe belongs to, one of `DECODE_HEADS`.
-        learning_rate: AdamW's peak learning rate.
+        learning_rate: AdamW's peak learning rate, that of the backbone where heads or layers have their own.
         weight_decay: AdamW's decoupled weight decay.
         betas: AdamW's decay rates of the two moment estimates.
         no_decay: Parameters whose name holds one of these strings are not decayed.
@@ -42,6 +45,8 @@ class Recipe:
         ratio_range: `(least, largest)` of the random scaling in training.
         photometric_distortion: Whether colours are distorted in training.
         eval_steps: Optimizer steps between two evaluations.
+        head_learning_rate_factor: How many times the backbone's learning rate the decode heads' is.
+        layer_decay: By what the learning rate falls from each layer to the one before it, see [`layer_depths`].
     """
 
     decode_head: str
@@ -59,7 +64,15 @@ class Recipe:
     image_scale: tuple[int, int] = (2048, 512)
     ratio_range: tuple[float, float] = (0.5, 2.0)
     photometric_distortion: bool = True
+    head_learning_rate_factor: float = 1.0
+    layer_decay: float = 1.0
 
+
+# A full disk is an error of safetensors where it writes, and a RuntimeError, without the reason, of torch.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError, ValueError)
+
+# What runs had before these fields were there, which their files therefore lack.
+ADDED_FIELDS = {"head_learning_rate_factor": 1.0, "layer_decay": 1.0}
 
 _UPERNET_160K = Recipe(
     decode_head="upernet",
@@ -88,6 +101,20 @@ RECIPES = {
         ratio_range=(0.75, 1.5),
         photometric_distortion=False,
         eval_steps=350,
+    ),
+    # For a few hundred pictures, from pretrained weights. Common practice, and not tuned on real data: optimizer and
+    # schedule that SegFormer and Light-Ham are trained with, heads at ten times the backbone's rate, a short
+    # warmup, and about a hundred passes over 320 pictures.
+    "finetune": Recipe(
+        decode_head="light_ham",
+        learning_rate=6e-5,
+        weight_decay=0.01,
+        no_decay=("norm",),
+        warmup_steps=200,
+        max_train_steps=4000,
+        total_train_batch_size=8,
+        eval_steps=400,
+        head_learning_rate_factor=10.0,
     ),
     # The authors' configurations for ADE20K (VAN-Segmentation, mmsegmentation 0.26), on 8 GPUs.
     "upernet_160k": _UPERNET_160K,
@@ -122,7 +149,81 @@ def enable_gradient_checkpointing(model: PreTrainedModel, **arguments) -> None:
         model.gradient_checkpointing_enable(arguments or None)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[str] = ("norm",)) -> list[dict]:
+def compile_for_training(model: nn.Module) -> Callable:
+    """Return a model's forward pass, compiled for training; the model itself, and its parameters' names, stay.
+
+    It draws what is dropped at random as the model would, and equals it up to rounding. Evaluate with the model: every
+    other size of pictures would be compiled anew.
+
+    Args:
+        model: Model as it is wrapped for several processes and for half precision.
+    """
+    return torch.compile(model, dynamic=False, options={"fallback_random": True})
+
+
+def freeze_stages(model: PreTrainedModel, num_stages: int) -> None:
+    """Keep the backbone's first stages as they are: without gradients, and in evaluation mode whatever comes.
+
+    BatchNorm there goes on with the statistics that it has, nothing is dropped at random, and `model.train()` does not
+    change that. To be called before the optimizer is made, and before the model is wrapped for several processes.
+
+    Args:
+        model: VAN of any kind.
+        num_stages: Number of stages, counted from the picture, 0 for none.
+
+    Raises:
+        ValueError: The backbone has fewer stages, or there would be nothing left to train.
+    """
+    (stages,) = [module.stages for module in model.modules() if isinstance(module, VanEncoder)]
+    if not 0 <= num_stages <= len(stages):
+        raise ValueError(f"num_stages must lie in 0..{len(stages)}, the backbone's stages, got {num_stages}")
+    frozen = {id(parameter) for stage in stages[:num_stages] for parameter in stage.parameters()}
+    if all(id(parameter) in frozen for parameter in model.parameters() if parameter.requires_grad):
+        raise ValueError(f"with {num_stages} stages frozen nothing of this {type(model).__name__} is left to train")
+    for stage in stages[:num_stages]:
+        stage.freeze()
+
+
+def layer_depths(model: PreTrainedModel) -> dict[str, int]:
+    """Return how many layers lie between each parameter and the output, for decay of the learning rate by layers.
+
+    A layer is a block of the backbone: its last one, of the last stage, is at depth 1, its first one, of the first
+    stage, at depth `sum(config.depths)`. A stage's patch embedding belongs to the stage's first block, its LayerNorm
+    to its last. Decode heads, and all else outside of the backbone, are at depth 0.
+
+    Args:
+        model: VAN of any kind.
+
+    Returns:
+        The depth of each parameter by its dotted name.
+    """
+    depths = model.config.depths
+    found = {}
+    for name, _ in model.named_parameters():
+        match = re.search(r"(?:^|\.)encoder\.stages\.(\d+)\.(?:layers\.(\d+)\.|(embeddings)\.)?", name)
+        if match is None:
+            found[name] = 0
+            continue
+        stage, block, embeddings = int(match[1]), match[2], match[3]
+        in_stage = int(block) if block is not None else 0 if embeddings else depths[stage] - 1
+        found[name] = sum(depths[stage:]) - in_stage
+    return found
+
+
+def learning_rate_factors(model: PreTrainedModel, recipe: Recipe) -> dict[str, float]:
+    """Return how many times the recipe's learning rate each parameter's is, by its dotted name."""
+    return {
+        name: recipe.layer_decay**depth if depth > 0 else recipe.head_learning_rate_factor
+        for name, depth in layer_depths(model).items()
+    }
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    no_decay: Iterable[str] = ("norm",),
+    learning_rates: Mapping[str, float] | None = None,
+) -> list[dict]:
     """Split a model's trainable parameters into AdamW's groups with and without weight decay.
 
     The rule is by name, as in the authors' recipe: the backbone's normalization layers are not decayed, the decode
@@ -132,22 +233,35 @@ def parameter_groups(model: nn.Module, weight_decay: float, no_decay: Iterable[s
         model: Model whose parameters with `requires_grad` are taken.
         weight_decay: Weight decay of the first group.
         no_decay: Parameters whose dotted name holds one of these strings go into the second group.
+        learning_rates: Peak learning rate of each parameter by its dotted name. By default there is one for all, the
+            optimizer's.
 
     Returns:
-        One or two groups `{"params": [...], "weight_decay": ...}`; a group without parameters is left out.
+        One or two groups `{"params": [...], "weight_decay": ...}`; a group without parameters is left out. With
+        `learning_rates` one or two for each of them, lowest first, which have it as `"lr"`.
     """
     no_decay = tuple(no_decay)
-    decayed, exempt = [], []
+    groups: dict[tuple[float | None, bool], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (exempt if any(part in name for part in no_decay) else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            learning_rate = None if learning_rates is None else learning_rates[name]
+            is_exempt = any(part in name for part in no_decay)
+            groups.setdefault((learning_rate, is_exempt), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if is_exempt else weight_decay}
+        | ({} if learning_rate is None else {"lr": learning_rate})
+        for (learning_rate, is_exempt), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Return the recipe's AdamW over a model's trainable parameters."""
-    groups = parameter_groups(model, recipe.weight_decay, recipe.no_decay)
+    learning_rates = None
+    # One rate for all has the two groups that checkpoints have always had.
+    if (recipe.head_learning_rate_factor, recipe.layer_decay) != (1.0, 1.0):
+        factors = learning_rate_factors(model, recipe)
+        learning_rates = {name: recipe.learning_rate * factor for name, factor in factors.items()}
+    groups = parameter_groups(model, recipe.weight_decay, recipe.no_decay, learning_rates)
     # On the CPU torch would update one parameter after the other, in a dozen operations each.
     fused = True if all(parameter.device.type == "cpu" for group in groups for parameter in group["params"]) else None
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=fused)
@@ -198,7 +312,7 @@ class TrainingHistory:
     Args:
         steps: Optimizer steps, 1, 2, ...
         losses: Training loss of each of these steps, averaged over the step's batches.
-        learning_rates: Learning rate that each of these steps was taken with.
+        learning_rates: Learning rate that each of these steps was taken with, before factors of heads and layers.
         evaluations: One `{"step": ..., "mean_iou": ..., ...}` per evaluation, figures as fractions.
         seconds: Time spent on training and evaluation, in seconds, over all parts of an interrupted run.
     """
@@ -219,6 +333,18 @@ class TrainingHistory:
         """Whether the model of the last step was evaluated."""
         return bool(self.evaluations) and self.evaluations[-1]["step"] == self.last_step
 
+    @property
+    def best_evaluation(self) -> dict | None:
+        """The evaluation with the highest mean IoU, the earliest of several; None before the first."""
+        evaluations = [evaluation for evaluation in self.evaluations if not math.isnan(evaluation["mean_iou"])]
+        return max(evaluations or self.evaluations, key=lambda evaluation: evaluation["mean_iou"], default=None)
+
+    @property
+    def evaluations_since_best(self) -> int:
+        """Number of evaluations after the best one."""
+        best = self.best_evaluation
+        return 0 if best is None else len(self.evaluations) - 1 - self.evaluations.index(best)
+
     def add_step(self, loss: float, learning_rate: float) -> None:
         """Record the next optimizer step."""
         self.steps.append(self.last_step + 1)
@@ -236,7 +362,11 @@ class TrainingHistory:
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
     """Return the folders `checkpoint-STEP` in a folder, oldest first: those that `save_checkpoint` has finished."""
-    found = [name for name in glob("checkpoint-*", root_dir=output_dir) if re.fullmatch(r"checkpoint-\d+", name)]
+    return _numbered_folders(output_dir, "checkpoint")
+
+
+def _numbered_folders(output_dir: Path, kind: str) -> list[Path]:
+    found = [name for name in glob(f"{kind}-*", root_dir=output_dir) if re.fullmatch(rf"{kind}-\d+", name)]
     return [output_dir / name for name in sorted(found, key=lambda name: int(name.split("-")[1]))]
 
 
@@ -270,13 +400,110 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
                 partial_folder.rename(checkpoint)
                 for old in complete_checkpoints(output_dir)[:-total_limit]:
                     _remove_checkpoint(old)
-    # A full disk is an error of safetensors where it writes, and a RuntimeError, without the reason, of torch.
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        free = shutil.disk_usage(output_dir).free / 1e6
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            shutil.rmtree(partial_folder, ignore_errors=True)
-        raise OSError(f"{checkpoint} cannot be written, with {free:.1f} MB free on its disk: {error}") from error
+    except WRITE_ERRORS as error:
+        raise _not_written(accelerator, checkpoint, error) from error
+
+
+def best_model(output_dir: Path, history: TrainingHistory) -> Path:
+    """Return the folder `best-STEP` of the model with the best evaluation so far, of which there must be one."""
+    return output_dir / f"best-{history.best_evaluation['step']}"
+
+
+def save_best(
+    accelerator: Accelerator, output_dir: Path, history: TrainingHistory, save: Callable[[Path], object]
+) -> None:
+    """Save the model that was just evaluated as `best-STEP` if none was better; for all processes to call.
+
+    The folder gets its name when all is written. In any case those of other steps go, but for what the checkpoints
+    that are there lead back to: a run that is resumed from an older one has the best model from before that, too.
+
+    Args:
+        accelerator: Tells the processes apart.
+        output_dir: Folder of the run and of its checkpoints.
+        history: Has one evaluation or more.
+        save: Writes the model into the folder that it is given; called in the main process alone.
+
+    Raises:
+        OSError: It cannot be written; what was there stays.
+    """
+    folder = best_model(output_dir, history)
+    try:
+        with fail_together():
+            if accelerator.is_main_process:
+                if history.evaluations_since_best == 0:
+                    _write_folder(folder, save)
+                needed = {folder, *_best_before_checkpoints(output_dir, history)}
+                for other in _numbered_folders(output_dir, "best"):
+                    if other not in needed:
+                        _remove_checkpoint(other)
+    except WRITE_ERRORS as error:
+        raise _not_written(accelerator, folder, error) from error
+
+
+def copy_best(accelerator: Accelerator, source_dir: Path, output_dir: Path, history: TrainingHistory) -> None:
+    """Have in a folder the best model of a run that was in another, or the same; for all processes to call.
+
+    Args:
+        accelerator: Tells the processes apart.
+        source_dir: Folder of the run that is resumed.
+        output_dir: Folder to go on in.
+        history: Has one evaluation or more.
+
+    Raises:
+        OSError: The model is gone, or cannot be written.
+    """
+    source, folder = (best_model(path, history) for path in (source_dir, output_dir))
+    with fail_together():
+        if not source.is_dir():
+            raise OSError(f"{source}, the best model of the run that is to be resumed, is gone")
+    try:
+        with fail_together():
+            if accelerator.is_main_process and source.resolve() != folder.resolve():
+                _write_folder(folder, partial(shutil.copytree, source))
+    except WRITE_ERRORS as error:
+        raise _not_written(accelerator, folder, error) from error
+
+
+def _write_folder(folder: Path, save: Callable[[Path], object]) -> None:
+    partial_folder = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    save(partial_folder)
+    _remove_checkpoint(folder)
+    partial_folder.rename(folder)
+
+
+def load_best(model: PreTrainedModel, output_dir: Path, history: TrainingHistory) -> None:
+    """Give a model the weights and buffers that `save_best` has saved.
+
+    Raises:
+        OSError: They are not there, or cannot be read.
+    """
+    folder = best_model(output_dir, history)
+    try:
+        files = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+        model.load_state_dict({name: tensor for content in files for name, tensor in content.items()})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"{folder}, the best model so far, cannot be read: {error}") from error
+
+
+def _best_before_checkpoints(output_dir: Path, history: TrainingHistory) -> list[Path]:
+    """The best models that the checkpoints know of: each is saved before its own evaluation."""
+    known = []
+    for checkpoint in complete_checkpoints(output_dir):
+        step = int(checkpoint.name.split("-")[1])
+        earlier = [evaluation for evaluation in history.evaluations if evaluation["step"] < step]
+        if earlier:
+            known.append(best_model(output_dir, TrainingHistory(evaluations=earlier)))
+    return known
+
+
+def _not_written(accelerator: Accelerator, folder: Path, error: Exception) -> OSError:
+    """Remove what was written of a folder, on all processes, and return the error that says so."""
+    free = shutil.disk_usage(folder.parent).free / 1e6
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
+    return OSError(f"{folder} cannot be written, with {free:.1f} MB free on its disk: {error}")
 
 
 def _remove_checkpoint(checkpoint: Path) -> None:

@@ -17,7 +17,8 @@ from .augmentation import IGNORE_INDEX
 from .label_check import count_raw_values
 from .label_names import unique_keys
 from .loading import SegmentationDataset
-from .samples import check_labels, named_errors
+from .masks import check_labels
+from .samples import named_errors
 
 
 def read_class_weights(path: str | Path) -> list[float] | dict[str, float]:
@@ -105,7 +106,7 @@ def balanced_class_weights(dataset: SegmentationDataset) -> tuple[float, ...]:
     first = int(dataset.do_reduce_labels)
     pixels, around = np.zeros((2, dataset.num_labels), dtype=np.int64)
     counted = tqdm(
-        count_raw_values(masks, range(len(masks)), name),
+        count_raw_values(masks, range(len(masks)), name, dataset.mask_meaning),
         total=len(masks),
         desc="Counting labels",
         unit="mask",

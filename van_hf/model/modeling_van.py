@@ -242,10 +242,11 @@ def _fold_after(conv: nn.Conv2d, factor: torch.Tensor, shift: torch.Tensor | flo
 
 class VanStage(nn.Module):
     """Patch embedding, blocks and LayerNorm: (batch, channels of the stage before, height, width) -> (batch,
-    hidden_sizes[stage_idx], height / stride, width / stride)."""
+    hidden_sizes[stage_idx], height / stride, width / stride). One that is frozen stays in evaluation mode."""
 
     def __init__(self, config: VanConfig, stage_idx: int):
         super().__init__()
+        self.is_frozen = False
         hidden_size = config.hidden_sizes[stage_idx]
         self.embeddings = VanOverlappingPatchEmbedder(
             config.num_channels if stage_idx == 0 else config.hidden_sizes[stage_idx - 1],
@@ -272,6 +273,15 @@ class VanStage(nn.Module):
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return self.normalization(hidden_states)
+
+    def freeze(self):
+        """Let training change neither weights nor BatchNorm's statistics, and drop nothing at random."""
+        self.is_frozen = True
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True):
+        """[`~torch.nn.Module.train`], of which a frozen stage takes no notice."""
+        return super().train(mode and not self.is_frozen)
 
     def fuse(self):
         """Fold what is linear at inference into the convolutions, in place; a second call does nothing."""
