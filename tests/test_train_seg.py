@@ -214,6 +214,7 @@ def test_resumed_run_has_the_threads_of_its_checkpoint(monkeypatch, torch_thread
     assert_same_weights(Path("whole"), Path("resumed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["balanced", "file"])
 def test_resumed_run_has_its_loss(monkeypatch, capsys, tmp_path, boxes, given):
     monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
