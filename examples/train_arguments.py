@@ -3,12 +3,14 @@
 """The command line of train_seg.py: the arguments, all that can be wrong with them, and what follows from them."""
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import shutil
 from dataclasses import asdict, fields, replace
 from fractions import Fraction
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from common_arguments import (
     find_common_problems,
     find_output_problems,
     is_finished,
+    mask_values,
     mixed_precision,
     stop_at_problems,
 )
@@ -423,6 +426,8 @@ def find_resume_problems(
     if None in (now["num_threads"], saved.get("num_threads")):
         # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
         saved["num_threads"] = now["num_threads"]
+    if "files" not in saved:  # from before they were recorded
+        del now["files"]
     if not is_length_known:
         saved |= {name: now[name] for name in ("max_train_steps", "warmup_steps")}
     return [
@@ -533,6 +538,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
     per_device, accumulation = batch_sizes(args, recipe, num_processes)
     run = {name: getattr(args, name) for name in names} | asdict(recipe)
     run |= {name: value for name in mask_names if (value := getattr(args, name))}
+    run["files"] = digests_of_arguments(args)
     run |= {
         "total_train_batch_size": per_device * accumulation * num_processes,
         "per_device_train_batch_size": per_device,
@@ -552,6 +558,18 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
 def frozen_stages(args: argparse.Namespace) -> int:
     """Return how many of the backbone's stages, counted from the picture, are not trained."""
     return max((FREEZABLE[name] for name in args.freeze or ()), default=0)
+
+
+def digests_of_arguments(args: argparse.Namespace) -> dict[str, str]:
+    """Return the digests of the files that say what masks mean: with other contents they would be another data set."""
+    values = mask_values(args)
+    paths = [args.id2label, *(args.annotations or ()), values if isinstance(values, str) else None]
+    return {path: _digest(path, os.stat(path).st_mtime_ns) for path in paths if path and os.path.isfile(path)}
+
+
+@cache
+def _digest(path: str, modified: int) -> str:
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
 
 
 def batch_sizes(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from van_hf.data import TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
+from van_hf.data.coco import draw_annotation
 from van_hf.data.label_check import look_at_masks
 from van_hf.data.samples import digests_of_files
 
@@ -137,7 +138,21 @@ def annotation(**changes) -> dict:
         ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "several categories have the name 'a'"),
         ({"categories": [{"id": 1}]}, "each category must have an id and a name"),
         ({"images": [{"id": 0, "file_name": "c.png", "height": 4, "width": 4}]}, "1 of 1 pictures are not in.*c.png"),
-        ({"images": [{"id": 0, "file_name": "../x.png", "height": 4, "width": 4}]}, "must lie in"),
+        (
+            {"images": [{"id": 0, "file_name": "../x.png", "height": 4, "width": 4}]},
+            "1 of 1 pictures are not in.*x.png",
+        ),
+        ({"images": [{"id": 0, "file_name": "a.png", "height": 40, "width": 57}]}, "a.png has 56x40, not 57x40"),
+        ({"images": [{"id": 0, "file_name": "a.png", "height": 0, "width": 56}]}, "has 56x0 pixels"),
+        ({"images": [{"id": 0, "file_name": "a.png", "height": 1e999, "width": 56}]}, "inf is no whole number"),
+        ({"annotations": [annotation(segmentation=[[2, 2, float("nan"), 9, 8, 8]])]}, "no numbers, or beyond"),
+        ({"annotations": [annotation(segmentation=[[2, 2, 10**400, 9, 8, 8]])]}, "no numbers, or beyond"),
+        ({"annotations": [annotation(segmentation={"size": [40, 56], "counts": [0.5, 2239.5]})]}, "whole numbers"),
+        ({"annotations": [annotation(segmentation={"size": [40, 56], "counts": [-1, 2241]})]}, "whole numbers"),
+        ({"annotations": [annotation(segmentation={"size": [40, 56], "counts": "0"})]}, "it covers 0 of 2240"),
+        ({"annotations": [annotation(segmentation={"size": [40, 56], "counts": "é"})]}, "it holds 'é'"),
+        ({"annotations": [annotation(segmentation={"size": [40, 56], "counts": "P"})]}, "ends within a number"),
+        ({"annotations": [annotation(), annotation(segments_info=[], file_name="a.png")]}, "and other annotations"),
         ({"images": [{"id": 0}]}, "each image must have id, file_name"),
         ({"annotations": [annotation(image_id=9)]}, "annotation 5: image 9 is not in the file"),
         ({"annotations": [annotation(category_id=9)] * 7}, "7 annotations cannot be used.*category 9.*and 2 more"),
@@ -153,11 +168,50 @@ def test_files_that_cannot_be_used(changes, message, tmp_path):
         load(write(tmp_path, **changes))
 
 
-def test_a_damaged_code_is_named(tmp_path):
-    damaged = annotation(segmentation={"size": list(SIZE), "counts": [5, 6]})
-    dataset = load(write(tmp_path, annotations=[damaged]))
-    with pytest.raises(ValueError, match=r"train\[0\] \(.*a.png\): a run-length code is damaged: it covers 11 pixels"):
-        read_example(dataset.splits["train"], 0, num_labels=3, do_reduce_labels=False, name="train")
+def test_a_code_that_was_cut_is_found_as_the_file_is_read(tmp_path):
+    code = compressed(*REGIONS[0][1])
+    for length in range(len(code["counts"])):
+        damaged = annotation(segmentation=code | {"counts": code["counts"][:length]})
+        with pytest.raises(ValueError, match="annotation 5: a run-length code is damaged"):
+            load(write(tmp_path / str(length), annotations=[damaged]))
+
+
+def test_codes_are_read_as_pycocotools_reads_them():
+    rng = np.random.default_rng(0)
+    for share in (0.01, 0.5, 0.99):
+        mask = np.asfortranarray(rng.random(SIZE) < share).astype(np.uint8, order="F")
+        segmentation = {"counts": coco_mask.encode(mask)["counts"].decode()}
+        text = json.dumps({"size": SIZE, "parts": [[3, segmentation]]})
+        np.testing.assert_array_equal(draw_annotation(text), 3 * mask)
+
+
+def test_polygons_are_drawn_as_pycocotools_draws_them():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        points = (rng.random((rng.integers(3, 9), 2)) * 1.04 - 0.02) * (SIZE[1], SIZE[0])
+        segmentation = [points.ravel().tolist(), (points / 2).ravel().tolist()]
+        expected = coco_mask.decode(coco_mask.frPyObjects(segmentation, *SIZE)).any(axis=2)
+        text = json.dumps({"size": SIZE, "parts": [[1, segmentation]]})
+        assert (draw_annotation(text) != expected).sum() <= 2 * len(points)  # pixels that lie on the picture's edge
+
+
+def test_two_images_are_not_the_same_picture(tmp_path):
+    images = [{"id": idx, "file_name": f"{idx}/a.png", "height": SIZE[0], "width": SIZE[1]} for idx in range(2)]
+    with pytest.raises(ValueError, match="several images are the same picture: .*a.png"):
+        load(write(tmp_path, images=images))
+
+
+def test_places_and_numbers_as_tools_write_them(tmp_path):
+    """With backslashes, or of another machine; numbers as texts; a byte order mark."""
+    images = [
+        {"id": 0, "file_name": "..\\x\\a.png", "height": "40", "width": 56},
+        {"id": 1, "file_name": "/data/b.png", "height": 40, "width": 56},
+    ]
+    categories = [{"id": str(entry["id"]), "name": entry["name"]} for entry in CATEGORIES]
+    file = write(tmp_path, images=images, categories=categories)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    _, labels = read_example(load(file).splits["train"], 0, num_labels=3, do_reduce_labels=False, name="train")
+    np.testing.assert_array_equal(labels, expected_mask())
 
 
 def test_arguments_that_do_not_go_together(tmp_path):

@@ -43,6 +43,23 @@ def test_a_table_with_train_ids(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "label,name\n1,sky\n0,road\n",
+        "name,label\nsky,1\nroad,0\n",
+        "class,name\n1,sky\n0,road\n",
+        "class_index,class\n1,sky\n0,road\n",
+        "idx;label\n1;sky\n0;road\n",
+        "sep=;\nname;pixel_value\nsky;1\nroad;0\n",
+        "# by hand\ncolor,name,id\n#4682b4,sky,1\n#804080,road,0\n",
+    ],
+)
+def test_numbers_go_by_many_names(text, tmp_path):
+    (tmp_path / "a.csv").write_text(text)
+    assert read_label_table(tmp_path / "a.csv").id2label == {0: "road", 1: "sky"}
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.csv", "", "it is empty"),
@@ -55,6 +72,11 @@ def test_a_table_with_train_ids(tmp_path):
         ("a.csv", "name,color\nroad,#000000\nsky,\n", "these have none: 1 'sky'"),
         ("a.json", '{"0": {"name": "road", "color": [1, 2]}}', "row 0 has the colour"),
         ("a.json", '{"0": {"color": [1, 2, 3]}}', "label 0 is called null"),
+        ("a.csv", "name,id,trainId\na,7,0\nb,7,1\n", "several entries for the id 7"),
+        ("a.csv", "name,id\n" + "x" * 200_000 + ",0\n", "cannot be read as a table"),
+        ("a.json", "[" * 100_000, "cannot be read as JSON"),
+        ("a.json", '[{"name": "a", "color": [1.5, 0, 0]}]', "has the colour"),
+        ("a.json", '[{"name": "a", "color": [1e999, 0, 0]}]', "has the colour"),
         ("a.json", "[", "cannot be read"),
     ],
 )

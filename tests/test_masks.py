@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from van_hf.data import TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
+from van_hf.data import LABEL_TABLES, TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
 from van_hf.data.label_check import check_train_labels, look_at_masks
 from van_hf.data.masks import MaskMeaning, raw_labels
 
@@ -203,3 +203,42 @@ def test_arguments_that_cannot_be(arguments, message, tmp_path):
     folder = write_dataset(tmp_path / "data", *ENCODINGS["labels"][:2])
     with pytest.raises(ValueError, match=message):
         load_segmentation_dataset(str(folder), **arguments)
+
+
+def test_the_tolerance_is_not_for_indices():
+    meaning = MaskMeaning(values=((0, 0), (255, 1)), tolerance=20)
+    binary = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
+    assert raw_labels(binary, meaning).tolist() == [[0, 1]]  # white is 255 where 1 is not listed
+    assert raw_labels(binary, MaskMeaning(values=((0, 1), (1, 0)))).tolist() == [[1, 0]]
+    with pytest.raises(ValueError, match=r"1 \(1 pixels\)"):
+        raw_labels(Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).convert("P"), meaning)
+
+
+def test_a_palette_in_another_order_is_no_mask_of_labels():
+    colors = tuple((color, label) for label, color in enumerate(COLORS))
+    mask = with_palette(labels_of(0))
+    with pytest.raises(ValueError, match=r"colour of label 2, \[255, 127, 0\], at index 5.*--mask_palettes"):
+        raw_labels(mask, MaskMeaning(colors=colors))
+    ordered = Image.fromarray(np.array([[0, 1, 2, 7]], dtype=np.uint8)).convert("P")
+    ordered.putpalette(np.array([*COLORS, *[(1, 1, 1)] * 9], dtype=np.uint8).ravel().tolist())
+    assert raw_labels(ordered, MaskMeaning(colors=colors)).tolist() == [[0, 1, 2, 7]]
+
+
+def test_masks_in_shades_of_grey_go_by_colours_that_were_listed(tmp_path):
+    folder = write_dataset(tmp_path / "data", *ENCODINGS["labels"][:2])
+    arguments = {"mask_values": ["#000000=0", "#ffffff=1", "#804080=2"]}
+    meaning = load_segmentation_dataset(str(folder), **arguments).mask_meaning
+    assert raw_labels(Image.fromarray(np.array([[0, 255]], dtype=np.uint8)), meaning).tolist() == [[0, 1]]
+
+
+def test_many_listed_values_take_little_memory():
+    listed = tuple((value, value % 3) for value in range(60_000))
+    mask = Image.fromarray(np.arange(60_000, dtype=np.uint16).reshape(200, 300))
+    np.testing.assert_array_equal(raw_labels(mask, MaskMeaning(values=listed)).ravel(), np.arange(60_000) % 3)
+
+
+def test_masks_of_train_ids_are_recognized():
+    mask = Image.fromarray(np.array([[0, 13, 255]], dtype=np.uint8))
+    meaning = MaskMeaning(values=tuple(LABEL_TABLES["cityscapes"].values.items()))
+    with pytest.raises(ValueError, match="labelTrainIds, leave out label_table"):
+        raw_labels(mask, meaning)

@@ -386,6 +386,21 @@ def test_what_masks_mean_is_part_of_the_run(parse):
     assert [problem[: len(start)] for problem, start in zip(problems(args), expected, strict=True)] == expected
 
 
+def test_the_contents_of_files_are_part_of_the_run(parse):
+    Path("values.json").write_text('{"0": "a", "255": "b"}')
+    args = parse("--mask_values", "values.json", "--resume_from_checkpoint", "run/checkpoint-1")
+    run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+    Path("run/checkpoint-1").mkdir(parents=True)
+    Path("run/checkpoint-1/run.json").write_text(json.dumps(run))
+    assert problems(args) == []
+    Path("values.json").write_text('{"255": "a", "0": "b"} ')
+    (problem,) = problems(args)
+    assert problem.startswith("files is {'values.json': ")
+    del run["files"]  # as of a checkpoint from before they were recorded
+    Path("run/checkpoint-1/run.json").write_text(json.dumps(run))
+    assert problems(args) == []
+
+
 @pytest.mark.parametrize("given", [["values.json"], ["0=0", "255=1"]])
 def test_mask_values_are_a_file_or_pairs(parse, boxes, given):
     Path("values.json").write_text('{"0": 0, "255": 1}')

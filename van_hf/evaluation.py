@@ -41,9 +41,12 @@ def load_trained(
 
 
 def check_num_labels(path: str, config: VanConfig, dataset: SegmentationDataset) -> None:
-    """Raise a ValueError where a model has another number of labels than a dataset."""
+    """Raise a ValueError where a model has another number of labels than a dataset, or the same in another order."""
     if config.num_labels != dataset.num_labels:
         raise ValueError(f"{path} has {config.num_labels} labels, dataset {dataset.name} {dataset.num_labels}")
+    ours, theirs = list(config.id2label.values()), list(dataset.id2label.values())
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise ValueError(f"{path} has the labels of dataset {dataset.name} in another order: {ours[:5]}, {theirs[:5]}")
 
 
 def check_labels(path: str, config: VanConfig, dataset: SegmentationDataset) -> None:

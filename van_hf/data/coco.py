@@ -17,13 +17,15 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..files import read_json
 
 BACKGROUND = "background"
 # Pixels by which polygons may leave the picture: tools round.
 MARGIN = 1
+# Of pictures, in pixels.
+MAX_SIDE = 2**16
 NUM_SHOWN = 5
 
 
@@ -78,7 +80,7 @@ def _read(path: Path) -> dict:
 def _categories(path: Path, content: dict) -> dict[int, str]:
     """{id: name}, in the order of the ids."""
     try:
-        pairs = sorted((int(entry["id"]), str(entry["name"])) for entry in content["categories"])
+        pairs = sorted((_whole(entry["id"]), _name(entry["name"])) for entry in content["categories"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: each category must have an id and a name; {error!r}") from error
     for what, values in (("id", [key for key, _ in pairs]), ("name", [name for _, name in pairs])):
@@ -89,15 +91,25 @@ def _categories(path: Path, content: dict) -> dict[int, str]:
     return dict(pairs)
 
 
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{value!r} is no name")
+    return value.strip()
+
+
 def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> datasets.Dataset:
     try:
         images = {image["id"]: image for image in content["images"]}
-        sizes = {key: (int(image["height"]), int(image["width"])) for key, image in images.items()}
-        files = _find_pictures(folder, path, [image["file_name"] for image in images.values()])
-    except (KeyError, TypeError) as error:
+        sizes = {key: (_whole(image["height"]), _whole(image["width"])) for key, image in images.items()}
+        if wrong := [key for key, size in sizes.items() if not 0 < min(size) <= max(size) < MAX_SIDE]:
+            raise ValueError(f"image {wrong[0]!r} has {sizes[wrong[0]][1]}x{sizes[wrong[0]][0]} pixels")
+        names = [str(image["file_name"]) for image in images.values()]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: each image must have id, file_name, height and width; {error!r}") from error
     if len(images) < len(content["images"]):
         raise ValueError(f"{path}: several images have the same id")
+    files = _find_pictures(folder, path, names)
+    _check_sizes(path, files, list(sizes.values()))
     drawn, problems = defaultdict(list), []
     for annotation in content["annotations"]:
         try:
@@ -105,7 +117,7 @@ def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> d
             if key not in images:
                 raise ValueError(f"image {key!r} is not in the file")
             drawn[key].append(_part(annotation, sizes[key], values, path))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             problem = f"it has no {error}" if isinstance(error, KeyError) else error
             name = annotation.get("id", annotation.get("image_id")) if isinstance(annotation, dict) else annotation
             problems.append(f"annotation {name!r}: {problem}")
@@ -116,28 +128,55 @@ def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> d
         )
     if not images:
         raise ValueError(f"{path} has no images")
-    texts = [
-        json.dumps(
-            {"size": sizes[key], "parts": [part for _, part in sorted(drawn[key], key=lambda drawn: -drawn[0])]}
-        )
-        for key in images
-    ]
+    for key, parts in drawn.items():
+        if len(parts) > 1 and any(isinstance(part, dict) for _, part in parts):
+            raise ValueError(f"{path}: image {key!r} has a panoptic mask and other annotations; one mask tells all")
+        parts.sort(key=lambda part: -part[0])
+    texts = [json.dumps({"size": sizes[key], "parts": [part for _, part in drawn[key]]}) for key in images]
     features = datasets.Features(image=datasets.Image(), annotation=datasets.Value("string"))
     return datasets.Dataset.from_dict({"image": files, "annotation": texts}, features=features)
 
 
+def _whole(value: object) -> int:
+    """A whole number, which some tools write as text."""
+    if type(value) is int or (isinstance(value, str) and value.strip().isdecimal() and len(value) < 20):
+        return int(value)
+    raise ValueError(f"{value!r} is no whole number")
+
+
+def _check_sizes(path: Path, files: list[str], sizes: list[tuple[int, int]]) -> None:
+    """Raise a ValueError where pictures, by their headers, have other sizes; damaged ones tell as they are read."""
+    problems = []
+    for file, size in zip(files, sizes, strict=True):
+        try:
+            with Image.open(file) as picture:
+                found = picture.size[::-1]
+                is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        except Exception:  # of many kinds
+            continue
+        if (found[::-1] if is_turned else found) != size:
+            problems.append(f"{file} has {found[1]}x{found[0]}, not {size[1]}x{size[0]}")
+    if problems:
+        raise ValueError(
+            f"{path} has other sizes than {len(problems)} pictures: "
+            f"{'; '.join(problems[:NUM_SHOWN])}{'; …' if len(problems) > NUM_SHOWN else ''}"
+        )
+
+
 def _find_pictures(folder: Path, path: Path, names: list[str]) -> list[str]:
     """The file of each name: at its place in the folder or, where there is but one of that name, anywhere in it."""
-    outside = [name for name in names if os.path.isabs(name) or os.path.normpath(name).startswith("..")]
-    if outside:
-        raise ValueError(f"{path}: pictures must lie in {folder}, but {outside[0]!r} does not")
-    found = [os.path.join(folder, name) for name in names]
-    if all(map(os.path.isfile, found)):
-        return found
+    # Windows' exports have backslashes; places elsewhere, as Label Studio's, leave the name alone.
+    names = [name.replace("\\", "/") for name in names]
+    is_inside = [not os.path.isabs(name) and os.path.normpath(name).split("/")[0] != ".." for name in names]
+    found = [
+        os.path.join(folder, name if inside else os.path.basename(name))
+        for name, inside in zip(names, is_inside, strict=True)
+    ]
     by_name = defaultdict(list)
-    for place, _, files in os.walk(folder):
-        for name in files:
-            by_name[name].append(os.path.join(place, name))
+    if not all(map(os.path.isfile, found)):
+        for place, _, files in os.walk(folder):
+            for name in files:
+                by_name[name].append(os.path.join(place, name))
     missing = []
     for idx, name in enumerate(names):
         if not os.path.isfile(found[idx]):
@@ -149,6 +188,8 @@ def _find_pictures(folder: Path, path: Path, names: list[str]) -> list[str]:
     if missing:
         shown = ", ".join(missing[:NUM_SHOWN]) + (", …" if len(missing) > NUM_SHOWN else "")
         raise ValueError(f"{path}: {len(missing)} of {len(names)} pictures are not in {folder}: {shown}")
+    if twice := [file for file, count in Counter(map(os.path.normpath, found)).items() if count > 1]:
+        raise ValueError(f"{path}: several images are the same picture: {', '.join(twice[:NUM_SHOWN])}")
     return found
 
 
@@ -167,26 +208,29 @@ def _part(annotation: dict, size: tuple[int, int], values: dict[int, int], path:
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != list(size):
             raise ValueError(f"its run-length code is of size {segmentation['size']}, its image of {list(size)}")
+        _runs(segmentation["counts"], *size)
     else:
         for polygon in segmentation:
             _check_polygon(polygon, size)
     area = annotation.get("area")
-    return (area if isinstance(area, (int, float)) else math.inf), [value, segmentation]
+    return (area if isinstance(area, (int, float)) and area >= 0 else math.inf), [value, segmentation]
 
 
-def _value(category: int, values: dict[int, int]) -> int:
-    if category not in values:
+def _value(category: object, values: dict[int, int]) -> int:
+    if _whole(category) not in values:
         raise ValueError(f"category {category!r} is not in the file")
-    return values[category]
+    return values[_whole(category)]
 
 
 def _check_polygon(polygon: list[float], size: tuple[int, int]) -> None:
     height, width = size
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise ValueError("a polygon must be a list of x, y, x, y and so on, of three points at least")
+    if not all(isinstance(value, (int, float)) and abs(value) < MAX_SIDE for value in polygon):  # NaN is not
+        raise ValueError("a polygon has coordinates that are no numbers, or beyond any picture")
     x, y = polygon[::2], polygon[1::2]
     inside = min(x) >= -MARGIN and max(x) <= width + MARGIN and min(y) >= -MARGIN and max(y) <= height + MARGIN
-    if not inside:  # NaN too
+    if not inside:
         raise ValueError(
             f"a polygon reaches from {min(x):g}, {min(y):g} to {max(x):g}, {max(y):g}, outside of the "
             f"{width}x{height} pixels of its image"
@@ -201,8 +245,6 @@ def draw_annotation(text: str) -> np.ndarray:
     Raises:
         ValueError: a run-length code is damaged, or a panoptic mask is missing or has segments that the file lacks.
     """
-    from pycocotools import mask as coco_mask
-
     content = json.loads(text)
     height, width = content["size"]
     labels = np.zeros((height, width), dtype=np.uint8)
@@ -211,23 +253,57 @@ def draw_annotation(text: str) -> np.ndarray:
             return _draw_panoptic(part, (height, width))
         value, segmentation = part
         if isinstance(segmentation, list):
-            region = coco_mask.decode(coco_mask.frPyObjects(segmentation, height, width)).any(axis=2)
+            for polygon in segmentation:
+                _draw_polygon(labels, value, polygon)
         else:
-            region = _decode_runs(segmentation["counts"], height, width)
-        labels[region] = value
+            runs = _runs(segmentation["counts"], height, width)
+            region = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+            labels[region.reshape(width, height).T] = value  # column by column
     return labels
 
 
-def _decode_runs(counts: list[int] | str, height: int, width: int) -> np.ndarray:
-    """Decode a run-length code, plain or compressed: bool (height, width)."""
+def _draw_polygon(labels: np.ndarray, value: int, polygon: list[float]) -> None:
+    """Draw one of `labels`, (height, width), within the box around it: of many small ones each would be a picture."""
     from pycocotools import mask as coco_mask
 
-    codes = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
-    if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts) < 0:
-            raise ValueError(f"a run-length code is damaged: it covers {sum(counts)} pixels of {height * width}")
-        codes = coco_mask.frPyObjects(codes, height, width)
-    return coco_mask.decode(codes) > 0
+    points = np.array(polygon, dtype=float).reshape(-1, 2)
+    size = labels.shape[::-1]
+    left, top = np.clip(np.floor(points.min(axis=0)), 0, size).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(points.max(axis=0)) + 1, 0, size).astype(int).tolist()
+    if right > left and bottom > top:
+        moved = (points - (left, top)).ravel().tolist()
+        region = coco_mask.decode(coco_mask.frPyObjects([moved], bottom - top, right - left))[..., 0]
+        labels[top:bottom, left:right][region > 0] = value
+
+
+def _runs(counts: list[int] | str, height: int, width: int) -> list[int]:
+    """The lengths of a run-length code's runs, of 0 and 1 in turn; checked here, as pycocotools does not."""
+    if isinstance(counts, str):
+        counts = _decode_counts(counts)
+    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("a run-length code must be a text, or a list of whole numbers, 0 or more")
+    if sum(counts) != height * width:
+        raise ValueError(f"a run-length code is damaged: it covers {sum(counts)} of {height * width} pixels")
+    return counts
+
+
+def _decode_counts(text: str) -> list[int]:
+    """Decode COCO's compressed code: 5 bits a character, the lowest first, of differences to the last run but one."""
+    counts, value, shift = [], 0, 0
+    for character in text:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64 or shift > 60:
+            raise ValueError(f"a run-length code is damaged: it holds {character!r}")
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            if digit & 16:
+                value -= 1 << shift
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value = shift = 0
+    if shift:
+        raise ValueError("a run-length code is damaged: it ends within a number")
+    return counts
 
 
 def _draw_panoptic(part: dict, size: tuple[int, int]) -> np.ndarray:

@@ -18,9 +18,13 @@ from .label_names import read_id2label, unique_keys
 from .masks import Color
 
 # How columns and fields go by in the files of CamVid, Cityscapes, Mapillary and others, in lower case.
-NAME_KEYS = ("name", "label", "class", "class_name", "readable")
+NAME_KEYS = ("name", "class_name", "label_name", "readable", "category_name", "label", "class")
 COLOR_KEYS = ("color", "colour", "rgb", "hex")
-ID_KEYS = ("id", "label_id", "index", "class_id", "value")
+ID_KEYS = (
+    *("id", "label_id", "class_id", "index", "idx", "label_index", "class_index", "class_idx", "number"),
+    *("value", "pixel_value", "gray", "grey", "gray_value"),
+)
+MAYBE_ID_KEYS = ("label", "class")  # where they are no names
 TRAIN_ID_KEYS = ("trainid", "train_id")
 
 
@@ -65,7 +69,7 @@ def read_label_table(value: dict | list | str | Path | int, origin: str = "id2la
         try:
             text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
             value = _read_rows(text) if is_table else json.loads(text, object_pairs_hook=unique_keys)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError, csv.Error) as error:
             kind = "a table" if is_table else "JSON"
             raise ValueError(f"{origin} cannot be read as {kind}: {error}") from error
         if isinstance(value, dict) and isinstance(value.get("labels"), list):  # as Mapillary's
@@ -81,7 +85,9 @@ def read_label_table(value: dict | list | str | Path | int, origin: str = "id2la
 
 def _read_rows(text: str) -> list[dict]:
     """The rows of a CSV table with a heading, or of CVAT's `name:red,green,blue:parts:actions`."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line for line in text.splitlines() if line.strip()]
+    while lines and (lines[0].lstrip().startswith("#") or lines[0].lower().startswith("sep=")):
+        del lines[0]
     if not lines:
         raise ValueError("it is empty")
     if re.fullmatch(r"[^:]+:\s*\d+\s*,\s*\d+\s*,\s*\d+\s*(:.*)?", lines[0]):
@@ -100,12 +106,16 @@ def _read_rows(text: str) -> list[dict]:
 
 def _table_of_rows(rows: list[dict], origin: str) -> LabelTable:
     names, colors, ignored_colors, values = {}, {}, {}, {}
+    name_key = next((key for key in NAME_KEYS if any(key in row for row in rows)), NAME_KEYS[0])
+    id_keys = (*ID_KEYS, *(key for key in MAYBE_ID_KEYS if key != name_key and _are_numbers(rows, key)))
     for place, row in enumerate(rows):
-        identity = _integer(_get(row, ID_KEYS, place), origin, place)
+        identity = _integer(_get(row, id_keys, place), origin, place)
         train_id = _get(row, TRAIN_ID_KEYS)
         label = identity if train_id is None else _integer(train_id, origin, place)
         is_ignored = train_id is not None and not 0 <= label < IGNORE_INDEX
         if train_id is not None:
+            if values.get(identity, label) not in (label, IGNORE_INDEX if is_ignored else label):
+                raise ValueError(f"{origin} has several entries for the id {identity}")
             values[identity] = IGNORE_INDEX if is_ignored else label
         if (color := _color_of_row(row, f"{origin}: row {place}")) is not None:
             if not is_ignored and colors.get(color, label) != label:
@@ -115,7 +125,7 @@ def _table_of_rows(rows: list[dict], origin: str) -> LabelTable:
             continue
         if label in names:
             raise ValueError(f"{origin} has several entries for label {label}")
-        names[label] = _get(row, NAME_KEYS)
+        names[label] = _get(row, (name_key,))
     id2label = read_id2label(names, origin)
     if colors and (missing := [f"{label} {id2label[label]!r}" for label in set(id2label) - set(colors.values())]):
         raise ValueError(f"{origin}: some labels have colours, and these have none: {', '.join(missing)}")
@@ -125,6 +135,11 @@ def _table_of_rows(rows: list[dict], origin: str) -> LabelTable:
 
 def _get(row: dict, keys: Iterable[str], default: object = None) -> object:
     return next((row[key] for key in keys if row.get(key) not in (None, "")), default)
+
+
+def _are_numbers(rows: list[dict], key: str) -> bool:
+    values = [str(row.get(key, "")).strip() for row in rows]
+    return all(re.fullmatch(r"-?\d+", value) for value in values)
 
 
 def _integer(value: object, origin: str, place: int) -> int:
@@ -152,9 +167,11 @@ def parse_color(value: object, origin: str) -> Color:
         return tuple(bytes.fromhex(value.strip()[1:]))
     parts = re.split(r"[\s,;]+", value.strip("()[] \t")) if isinstance(value, str) else value
     try:
-        color = tuple(int(part) for part in parts)[:3]  # of some files with an opacity
+        color = tuple(int(str(part)) for part in parts)
     except (TypeError, ValueError):
         color = ()
+    if len(color) == 4:
+        color = color[:3]  # without the opacity
     if len(color) != 3 or not all(0 <= channel <= 255 for channel in color):
         raise ValueError(f"{origin} has the colour {value!r}; expected [red, green, blue] in 0..255 or '#ff8000'")
     return color
@@ -171,11 +188,13 @@ def read_mask_values(value: Mapping | Iterable[str] | str | Path) -> dict[int | 
         ValueError: the file cannot be read, a raw value is no number and no colour, or occurs twice.
     """
     origin = "mask_values"
+    if isinstance(value, str) and "=" in value and not Path(value).exists():
+        value = [value]
     if isinstance(value, (str, Path)):
         origin = f"mask_values file {value}"
         try:
             value = json.loads(Path(value).read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
     if not isinstance(value, Mapping):
         pairs = [str(text).split("=", 1) for text in value] if isinstance(value, Iterable) else [[value]]

@@ -408,7 +408,7 @@ def _settle_meaning(
     ignore_unlisted: bool,
 ) -> MaskMeaning | None:
     """What the pixels of the masks mean; None where they are the labels, and there are no colours."""
-    if not 0 <= mask_tolerance <= 127:
+    if type(mask_tolerance) is not int or not 0 <= mask_tolerance <= 127:
         raise ValueError(f"mask_tolerance must be from 0 to 127, got {mask_tolerance}")
     listed = mask_values or {}
     if do_reduce_labels and (table.values or listed):
@@ -418,6 +418,9 @@ def _settle_meaning(
         )
     labels = {raw: _label_id(label, table.id2label) for raw, label in listed.items()}
     values = add_listed(table.values, ((raw, label) for raw, label in labels.items() if isinstance(raw, int)))
+    if values is None and labels:
+        # Tools save what has no colour, of a set of coloured masks, as shades of grey.
+        values = tuple((raw[0], label) for raw, label in sorted(labels.items()) if len(set(raw)) == 1)
     # Coloured masks have labels as they are after reduction, which is yet to come.
     known = {color: label + (do_reduce_labels and label != IGNORE_INDEX) for color, label in table.colors.items()}
     colors = add_listed(known, ((raw, label) for raw, label in labels.items() if not isinstance(raw, int)))

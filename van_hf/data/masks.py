@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,9 +14,6 @@ from PIL import Image
 from ..model.image_processing_van import upright
 from .augmentation import IGNORE_INDEX
 from .coco import draw_annotation
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Color = tuple[int, int, int]
 
@@ -38,8 +34,8 @@ class MaskMeaning:
             the labels.
         colors: `((red, green, blue), label)` for coloured masks; None where there cannot be any.
         palettes_are_colors: whether masks with a palette go by its colours too, and not by the indices into it.
-        tolerance: how far a value, or each channel of a colour, may be from the nearest one that is listed: masks that
-            were compressed with loss, or resized with interpolation, have such.
+        tolerance: how far a value of mode L, or each channel of a colour, may be from the nearest one that is listed:
+            masks that were compressed with loss, or resized with interpolation, have such.
         ignore_unlisted: whether what is not listed is ignored; it is an error otherwise.
     """
 
@@ -87,22 +83,44 @@ def raw_labels(mask: Image.Image | str, meaning: MaskMeaning | None = None) -> n
         )
     values = np.array(mask, dtype=np.uint8 if mask.mode in ("1", "L", "P") else np.int64)
     if meaning.values is None:
+        if mask.mode == "P" and meaning.colors is not None:
+            _check_palette(mask, values, dict(meaning.colors))
         return values
+    listed = dict(meaning.values)
+    if mask.mode == "1" and 255 in listed and 1 not in listed:
+        values *= 255  # what white is elsewhere
+    # Indices and truth values that are near each other mean nothing alike.
+    tolerance = 0 if mask.mode in ("1", "P") else meaning.tolerance
     if values.dtype == np.uint8:
-        labels = _nearest_labels(np.arange(256), meaning.values, meaning.tolerance)[values]
+        labels = _nearest_labels(np.arange(256), listed, tolerance)[values]
     else:
         found, places = np.unique(values, return_inverse=True)
-        labels = _nearest_labels(found, meaning.values, meaning.tolerance)[places.reshape(values.shape)]
+        labels = _nearest_labels(found, listed, tolerance)[places.reshape(values.shape)]
     return _settle_unlisted(labels, values, meaning, "values")
 
 
-def _nearest_labels(values: np.ndarray, listed: Sequence[tuple[int, int]], tolerance: int) -> np.ndarray:
+def _check_palette(mask: Image.Image, values: np.ndarray, colors: dict[Color, int]) -> None:
+    """Raise a ValueError where a palette has the labels' colours, but at other indices than their labels."""
+    palette = mask.getpalette("RGB") or []
+    for index in np.unique(values).tolist():
+        color = tuple(palette[3 * index : 3 * index + 3])
+        if colors.get(color, index) not in (index, IGNORE_INDEX):
+            raise ValueError(
+                f"the annotation's palette has the colour of label {colors[color]}, {list(color)}, at index {index}: "
+                "the indices are no labels. mask_palettes (--mask_palettes) reads such masks by their colours"
+            )
+
+
+def _nearest_labels(values: np.ndarray, listed: Mapping[int, int], tolerance: int) -> np.ndarray:
     """The label of the nearest listed value of each of `values`, uint8; `UNLISTED` where none is near enough."""
-    known, labels = np.array(sorted(listed)).T
-    distances = np.abs(values[:, None].astype(np.int64) - known)
-    nearest = distances.argmin(axis=1)
-    is_near = distances[np.arange(len(values)), nearest] <= tolerance
-    return np.where(is_near, labels[nearest], UNLISTED).astype(np.uint8)
+    if not listed:
+        return np.full(len(values), UNLISTED, dtype=np.uint8)
+    known, labels = np.array(sorted(listed.items()), dtype=np.int64).T
+    above = np.searchsorted(known, values).clip(max=len(known) - 1)
+    below = (above - 1).clip(min=0)
+    is_below = np.abs(values - known[below]) <= np.abs(values - known[above])
+    nearest = np.where(is_below, below, above)
+    return np.where(np.abs(values - known[nearest]) <= tolerance, labels[nearest], UNLISTED).astype(np.uint8)
 
 
 @lru_cache(maxsize=4)
@@ -138,6 +156,11 @@ def _settle_unlisted(labels: np.ndarray, raw: np.ndarray, meaning: MaskMeaning, 
     shown = [f"{show(int(found[idx]))} ({counts[idx]} pixels)" for idx in order[:NUM_SHOWN]]
     more = f" and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else ""
     listed = dict(meaning.colors if kind == "colours" else meaning.values)
+    if kind == "values" and IGNORE_INDEX in found:
+        more += (
+            ". Masks of labels have 255 where they are ignored: if these are such, as Cityscapes' labelTrainIds, "
+            "leave out label_table and mask_values, and give the names by id2label. Otherwise"
+        )
     raise ValueError(
         f"the annotation holds {kind} that no label has: {', '.join(shown)}{more}. {len(listed)} are listed. Add them "
         "to mask_values (--mask_values), to a label or to 'ignore'; ignore_unlisted (--ignore_unlisted) ignores all "
