@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import read_json
+from .folders import FileProblem
 
 BACKGROUND = "background"
 # Pixels by which polygons may leave the picture: tools round.
@@ -27,7 +28,9 @@ MARGIN = 1
 NUM_SHOWN = 5
 
 
-def load_coco(folder: Path, files: Sequence[Path]) -> tuple[datasets.DatasetDict, list[str]]:
+def load_coco(
+    folder: Path, files: Sequence[Path], problems: list[FileProblem] | None = None
+) -> tuple[datasets.DatasetDict, list[str]]:
     """Return pictures with what is to be drawn on their masks. No picture is opened.
 
     In the masks 0 is the background, and category k, in the order of the ids, is k + 1; a category that is called
@@ -37,6 +40,8 @@ def load_coco(folder: Path, files: Sequence[Path]) -> tuple[datasets.DatasetDict
         folder: where the pictures lie, by the path that a file tells or, if it is the only one, by its last part.
         files: of the training pictures and, if there are two, the validation pictures. Of "instances" or "stuff", or
             "panoptic", whose masks lie in a folder of the file's name without suffix.
+        problems: where each picture that is missing, and each annotation that cannot be used, is added to, to be left
+            out; by default they are an error.
 
     Returns:
         The splits "train" and "validation" with the columns `image` and `annotation`, which is what
@@ -61,7 +66,7 @@ def load_coco(folder: Path, files: Sequence[Path]) -> tuple[datasets.DatasetDict
     others = [key for key, name in categories[0].items() if not (has_background and name.lower() == BACKGROUND)]
     values = dict.fromkeys(categories[0], 0) | {key: place + 1 for place, key in enumerate(others)}
     splits = {
-        split: _split(folder, path, content, values)
+        split: _split(folder, path, content, values, problems)
         for split, path, content in zip(("train", "validation"), files, contents, strict=False)
     }
     return datasets.DatasetDict(splits), [BACKGROUND, *(categories[0][key] for key in others)]
@@ -89,16 +94,19 @@ def _categories(path: Path, content: dict) -> dict[int, str]:
     return dict(pairs)
 
 
-def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> datasets.Dataset:
+def _split(
+    folder: Path, path: Path, content: dict, values: dict[int, int], problems: list[FileProblem] | None
+) -> datasets.Dataset:
     try:
         images = {image["id"]: image for image in content["images"]}
         sizes = {key: (int(image["height"]), int(image["width"])) for key, image in images.items()}
-        files = _find_pictures(folder, path, [image["file_name"] for image in images.values()])
+        names = [image["file_name"] for image in images.values()]
+        files = dict(zip(images, _find_pictures(folder, path, names, problems), strict=True))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: each image must have id, file_name, height and width; {error!r}") from error
     if len(images) < len(content["images"]):
         raise ValueError(f"{path}: several images have the same id")
-    drawn, problems = defaultdict(list), []
+    drawn, unusable = defaultdict(list), []
     for annotation in content["annotations"]:
         try:
             key = annotation["image_id"]
@@ -108,14 +116,19 @@ def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> d
         except (KeyError, TypeError, ValueError) as error:
             problem = f"it has no {error}" if isinstance(error, KeyError) else error
             name = annotation.get("id", annotation.get("image_id")) if isinstance(annotation, dict) else annotation
-            problems.append(f"annotation {name!r}: {problem}")
-    if problems:
-        more = f", and {len(problems) - NUM_SHOWN} more" if len(problems) > NUM_SHOWN else ""
+            unusable.append(f"annotation {name!r}: {problem}")
+    if unusable and problems is None:
+        more = f", and {len(unusable) - NUM_SHOWN} more" if len(unusable) > NUM_SHOWN else ""
         raise ValueError(
-            f"{path}: {len(problems)} annotations cannot be used: {'; '.join(problems[:NUM_SHOWN])}{more}"
+            f"{path}: {len(unusable)} annotations cannot be used: {'; '.join(unusable[:NUM_SHOWN])}{more}"
         )
+    if unusable:
+        problems.extend(FileProblem(str(path), f"{path}: {text}") for text in unusable)
     if not images:
         raise ValueError(f"{path} has no images")
+    images = [key for key in images if files[key] is not None]
+    if not images:
+        raise ValueError(f"{path}: none of its pictures are in {folder}")
     texts = [
         json.dumps(
             {"size": sizes[key], "parts": [part for _, part in sorted(drawn[key], key=lambda drawn: -drawn[0])]}
@@ -123,11 +136,15 @@ def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> d
         for key in images
     ]
     features = datasets.Features(image=datasets.Image(), annotation=datasets.Value("string"))
-    return datasets.Dataset.from_dict({"image": files, "annotation": texts}, features=features)
+    columns = {"image": [files[key] for key in images], "annotation": texts}
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
-def _find_pictures(folder: Path, path: Path, names: list[str]) -> list[str]:
-    """The file of each name: at its place in the folder or, where there is but one of that name, anywhere in it."""
+def _find_pictures(folder: Path, path: Path, names: list[str], problems: list[FileProblem] | None) -> list[str | None]:
+    """The file of each name: at its place in the folder or, where there is but one of that name, anywhere in it.
+
+    Of those that are missing, where there is a list for the problems, there is None.
+    """
     outside = [name for name in names if os.path.isabs(name) or os.path.normpath(name).startswith("..")]
     if outside:
         raise ValueError(f"{path}: pictures must lie in {folder}, but {outside[0]!r} does not")
@@ -146,7 +163,11 @@ def _find_pictures(folder: Path, path: Path, names: list[str]) -> list[str]:
                 (found[idx],) = others
             else:
                 missing.append(f"{name} (several of that name)" if others else name)
-    if missing:
+                if problems is not None:
+                    text = f"{path}: {missing[-1]} is not in {folder}"
+                    problems.append(FileProblem(found[idx], text))
+                    found[idx] = None
+    if missing and problems is None:
         shown = ", ".join(missing[:NUM_SHOWN]) + (", …" if len(missing) > NUM_SHOWN else "")
         raise ValueError(f"{path}: {len(missing)} of {len(names)} pictures are not in {folder}: {shown}")
     return found
