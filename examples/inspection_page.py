@@ -40,9 +40,10 @@ def _finding(finding: dict) -> str:
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
         parts.append(f"<p>{escape(name)}:</p><pre>{{\n{escape(lines)}\n}}</pre>")
     if files := finding["files"]:
+        number = f"{len(files):,} files" if len(files) > 1 else "1 file"
         is_open = " open" if len(files) <= 5 else ""
         items = "".join(f"<li>{escape(file)}</li>" for file in files)
-        parts.append(f"<details{is_open}><summary>{len(files)} files</summary><ul>{items}</ul></details>")
+        parts.append(f"<details{is_open}><summary>{number}</summary><ul>{items}</ul></details>")
     return f'<article class="{finding["severity"]}">{"".join(parts)}</article>'
 
 
@@ -96,7 +97,7 @@ def _labels(report: dict, pictures: InspectionPictures) -> str:
     keys = " ".join(f'<span class="key" style="background:var(--{name})"></span> {name}' for name in shares)
     return (
         f'<h2>Labels</h2><p class="muted">Share of the labelled pixels, on a logarithmic scale, and number of pictures'
-        f' that the label is in: {keys}</p><div class="card">{"".join(rows)}</div>'
+        f' that the label is in: {keys}</p><div class="card{" many" if len(rows) > 30 else ""}">{"".join(rows)}</div>'
     )
 
 

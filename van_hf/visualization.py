@@ -339,20 +339,22 @@ def tile_sheet(
     font = ImageFont.truetype(findfont("DejaVu Sans"), side // 22)
     gap, text_height = side // 20, side // 12
     columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    size = (gap + columns * (side + gap), gap + rows * (side + text_height + gap))
-    sheet = Image.new("RGB", size, "white")
+    scales = [side / max(image.size) for image, _ in tiles]
+    fitted = [
+        image.convert("RGB").resize([max(1, round(length * scale)) for length in image.size])
+        for (image, _), scale in zip(tiles, scales, strict=True)
+    ]
+    heights = [max(image.height for image in fitted[row : row + columns]) for row in range(0, len(tiles), columns)]
+    bottoms = np.cumsum([gap + height + text_height for height in heights]).tolist()
+    sheet = Image.new("RGB", (gap + columns * (side + gap), bottoms[-1] + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (image, caption) in enumerate(tiles):
-        left = gap + place % columns * (side + gap)
-        top = gap + place // columns * (side + text_height + gap)
-        scale = side / max(image.size)
-        fitted = image.convert("RGB").resize([max(1, round(length * scale)) for length in image.size])
-        sheet.paste(fitted, (left + (side - fitted.width) // 2, top + side - fitted.height))
+    for place, (image, (_, caption)) in enumerate(zip(fitted, tiles, strict=True)):
+        left, bottom = gap + place % columns * (side + gap), bottoms[place // columns] - text_height
+        sheet.paste(image, (left + (side - image.width) // 2, bottom - image.height))
         text = drawable(caption)
         while len(text) > 1 and font.getlength(text) > side:
             text = f"…{text[2:]}" if text.startswith("…") else f"…{text[1:]}"  # the end of a path tells more
-        draw.text((left + side // 2, top + side + text_height // 2), text, fill="black", font=font, anchor="mm")
+        draw.text((left + side // 2, bottom + text_height // 2), text, fill="black", font=font, anchor="mm")
     return add_legend(sheet, entries) if entries else sheet
 
 
@@ -376,7 +378,8 @@ def plot_label_frequencies(shares: dict[str, np.ndarray], id2label: dict[int, st
         place = rows + (number - (len(shares) - 1) / 2) * thickness
         color = (_LINE_COLOR, "#d98b2b")[number % 2]
         axis.barh(place, np.maximum(100 * share[order], 0), thickness, left=0, color=color, label=split)
-    axis.set_xscale("log")
+    if any(share.any() for share in shares.values()):
+        axis.set_xscale("log")
     axis.set_xlim(100 * least / 3, 130)
     names = [drawable(id2label[int(label)]) for label in order]
     axis.set_yticks(rows, names, fontsize=7 if len(order) > 40 else 9, parse_math=False)
