@@ -2,8 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The pictures of inspect_dataset.py: examples with their masks, training crops, the rarest label."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -14,7 +16,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples, read_example
 from van_hf.data.findings import Inspection, rarest_label
 from van_hf.data.inspection import ExampleRecord
-from van_hf.data.masks import IGNORE_INDEX, MASK_MODES
+from van_hf.data.masks import MASK_MODES
 from van_hf.model.image_processing_van import upright
 from van_hf.training import Recipe
 from van_hf.visualization import IGNORED_COLOR, colorize, default_palette, overlay, tile_sheet
@@ -25,6 +27,7 @@ NUM_RAREST = 4
 SIDE = 480  # pixels of the long side of a picture in the page
 MOST_ENTRIES = 40
 
+T = TypeVar("T")
 Tiles = list[tuple[Image.Image, str]]
 
 
@@ -61,26 +64,37 @@ def draw_pictures(
     pictures = InspectionPictures(palette=palette)
     usable = {split: _usable(records) for split, records in inspection.records.items()}
     pictures.tiles["Contact sheet"] = [
-        (_overlay(dataset, split, record, palette), f"{split}: {_file_name(record.picture)}")
+        (shown, f"{split}: {_file_name(record.picture)}")
         for split, records in usable.items()
         for record in _spread(records, NUM_EXAMPLES[split])
+        if (shown := _drawn(_overlay, dataset, split, record, palette)) is not None
     ]
     if usable["train"]:
-        pictures.tiles["Training crops"] = _crops(dataset, usable["train"], recipe, palette)
+        pictures.tiles["Training crops"] = _drawn(_crops, dataset, usable["train"], recipe, palette) or []
     summary = inspection.summaries()["train"]
     label = rarest_label(summary)
     if label is not None:
         best = sorted(usable["train"], key=lambda r: -r.labels.get(label, 0) / sum(r.labels.values()))[:NUM_RAREST]
         name = dataset.id2label[label]
         pictures.tiles[f"Rarest label: {label} {name}"] = [
-            (_overlay(dataset, "train", record, palette, only=label), _file_name(record.picture))
+            (shown, _file_name(record.picture))
             for record in best
             if record.labels.get(label)
+            and (shown := _drawn(_overlay, dataset, "train", record, palette, only=label)) is not None
         ]
     order = sorted(dataset.id2label, key=lambda label: -summary.label_pixels[label])
     pictures.entries = [(dataset.id2label[label], palette[label]) for label in order]
     pictures.entries.append(("(not labelled)", IGNORED_COLOR))
     return pictures
+
+
+def _drawn(draw: Callable[..., T], *args, **kwargs) -> T | None:
+    """What a function draws; None, and a warning, where it cannot: a file may have changed since it was looked at."""
+    try:
+        return draw(*args, **kwargs)
+    except Exception as error:  # of any kind, as Pillow's
+        print(f"warning: a picture could not be drawn: {error}", file=sys.stderr)
+        return None
 
 
 def _usable(records: list[ExampleRecord]) -> list[ExampleRecord]:
@@ -164,14 +178,21 @@ def _draw_raw(splits: datasets.DatasetDict, inspection: Inspection) -> Inspectio
     tiles = []
     for split, records in inspection.records.items():
         for record in _spread(_usable(records), NUM_EXAMPLES[split]):
-            example = splits[split][record.idx]
-            image, mask = (upright(example[column]) for column in ("image", "annotation"))
-            if mask.mode in MASK_MODES:
-                pixels = np.array(mask, dtype=np.int64)
-                places = np.searchsorted(values, pixels).clip(0, len(values) - 1)
-                known = np.asarray(values)[places] == pixels
-                mask = Image.fromarray(colorize(np.where(known, places, IGNORE_INDEX * 2), palette))
-            shown = Image.blend(image.convert("RGB"), mask.convert("RGB"), 0.6)
-            tiles.append((_small(shown), f"{split}: {_file_name(record.picture)}"))
+            shown = _drawn(_raw_overlay, splits[split], record, values, palette)
+            if shown is not None:
+                tiles.append((shown, f"{split}: {_file_name(record.picture)}"))
     pictures.tiles["Contact sheet"] = tiles
     return pictures
+
+
+def _raw_overlay(
+    split: datasets.Dataset, record: ExampleRecord, values: list[int], palette: list[list[int]]
+) -> Image.Image:
+    example = split[record.idx]
+    image, mask = (upright(example[column]) for column in ("image", "annotation"))
+    if mask.mode in MASK_MODES:
+        pixels = np.array(mask, dtype=np.int64)
+        places = np.searchsorted(values, pixels).clip(0, len(values) - 1)
+        known = np.asarray(values)[places] == pixels
+        mask = Image.fromarray(colorize(np.where(known, places, -1), palette))
+    return _small(Image.blend(image.convert("RGB"), mask.convert("RGB"), 0.6))
