@@ -193,7 +193,8 @@ def print_findings(findings: list[Finding], output_dir: str) -> None:
         if finding.arguments:
             print(f"    add {finding.arguments}")
     num_errors = sum(finding.severity == ERROR for finding in findings)
-    print(f"{num_errors} errors, {len(findings) - num_errors} other findings; see {Path(output_dir) / 'report.html'}")
+    page = Path(output_dir) / "report.html"
+    print(f"Errors: {num_errors}, other findings: {len(findings) - num_errors}; {page} shows it all")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,7 +20,11 @@ NUM_SHOWN = 12  # of sizes, modes and values
 def render_page(report: dict, pictures: InspectionPictures) -> str:
     """Return the page that shows a report of `Inspection.report`, as HTML."""
     severities = [finding["severity"] for finding in report["findings"]]
-    counts = ", ".join(f"{severities.count(kind)} {kind}s" for kind in ("error", "warning", "note"))
+    counts = ", ".join(
+        f"{number} {kind}{'' if number == 1 else 's'}"
+        for kind in ("error", "warning", "note")
+        for number in [severities.count(kind)]
+    )
     verdict = "Training would fail or be spoilt" if "error" in severities else "Nothing stands in the way of training"
     return Template(TEMPLATE.read_text("utf-8")).substitute(
         title=escape(f"Dataset {report['dataset']}"),

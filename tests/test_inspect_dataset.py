@@ -148,7 +148,7 @@ def test_a_clean_dataset(clean, tmp_path, capsys):
     }
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "prefers-color-scheme: dark" in page and 'src="http' not in page and page.count("<img") > 12
-    assert "0 errors" in capsys.readouterr().out
+    assert "Errors: 0," in capsys.readouterr().out
 
 
 def test_stopping_and_going_on_gives_the_same_report(clean, tmp_path, monkeypatch, capsys):

@@ -252,7 +252,7 @@ def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
         runner.stop()
 
     inspected, train, predict, dry_run, _ = results
-    assert "0 errors" in inspected.out and (tmp_path / "inspected" / "report.html").exists()
+    assert "Errors: 0," in inspected.out and (tmp_path / "inspected" / "report.html").exists()
     assert "New weights, to be trained from scratch: decode_head" in train.out
     assert "3 of 3 pictures segmented" in predict.out and "Would go to alice/NAME" in dry_run.out
     files = hub.repositories["alice/NAME"].files()

@@ -158,7 +158,7 @@ def _meaning_findings(inspection: Inspection, summaries: dict[str, SplitSummary]
 def _advise_values(inspection: Inspection, pixels: dict[int, int]) -> Finding:
     shown = _shares(Counter({str(value): count for value, count in pixels.items()}))
     if pixels.keys() == {0, IGNORE_INDEX}:
-        text = f"Masks hold 0 and 255 ({shown}). 255 would be ignored; if it is a label, say so."
+        text = f"Masks hold nothing but {shown}. 255 would be ignored; if it is a label, say so."
         return Finding(ERROR, "raw values", text, arguments="--mask_values 0=0 255=1" if inspection.id2label else
                        "--mask_values 0=background 255=object")  # fmt: skip
     labels = sorted(value for value in pixels if value != IGNORE_INDEX)
