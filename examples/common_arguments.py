@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from tqdm.auto import tqdm
 
 from van_hf.data import LABEL_TABLES, SegmentationDataset, load_segmentation_dataset
+from van_hf.data.folders import FileProblem
 from van_hf.files import claim_folder, write_whole
 
 T = TypeVar("T")
@@ -65,8 +66,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     return data
 
 
-def load_dataset(args: argparse.Namespace) -> SegmentationDataset:
-    """Load the dataset that the arguments name."""
+def load_dataset(args: argparse.Namespace, problems: list[FileProblem] | None = None) -> SegmentationDataset:
+    """Load the dataset that the arguments name; files that cannot be used are an error, or added to `problems`."""
     return load_segmentation_dataset(
         args.dataset,
         image_column=args.image_column,
@@ -83,6 +84,7 @@ def load_dataset(args: argparse.Namespace) -> SegmentationDataset:
         mask_palettes=args.mask_palettes,
         mask_tolerance=args.mask_tolerance,
         ignore_unlisted=args.ignore_unlisted,
+        problems=problems,
     )
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from van_hf.data import TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
-from van_hf.data.coco import draw_annotation
+from van_hf.data.coco import draw_annotation, load_coco
 from van_hf.data.label_check import look_at_masks
 from van_hf.data.samples import digests_of_files
 
@@ -217,3 +217,17 @@ def test_places_and_numbers_as_tools_write_them(tmp_path):
 def test_arguments_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="leave out id2label and mask_values"):
         load(write(tmp_path), id2label=3, mask_values={0: 1})
+
+
+def test_all_that_cannot_be_used_is_left_out_where_problems_are_collected(tmp_path):
+    path = write(tmp_path)
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 9, "file_name": "missing.png", "height": 4, "width": 4})
+    content["annotations"].append({"id": 77, "image_id": 0, "category_id": 5, "segmentation": polygon(1, 1, 3, 3)})
+    content["annotations"].append({"id": 78, "image_id": 55, "category_id": 3, "segmentation": polygon(1, 1, 3, 3)})
+    path.write_text(json.dumps(content))
+    problems = []
+    splits, _ = load_coco(tmp_path / "pictures", [path], problems)
+    assert len(splits["train"]) == 2
+    told = " ".join(problem.text for problem in problems)
+    assert len(problems) == 3 and "missing.png" in told and "annotation 77" in told and "annotation 78" in told

@@ -145,3 +145,16 @@ def test_folders_that_may_not_be_read_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ValueError, match="cannot be read: .*ulm"):
         pair_folders(tmp_path)
+
+
+def test_all_files_without_a_counterpart_are_named(tmp_path):
+    folder = paired_folders(tmp_path, names=("p1", "p2", "p3", "p4"))
+    removed = [folder / "annotations" / "training" / "p1.png", folder / "images" / "validation" / "p3.jpg"]
+    for path in removed:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"2 files cannot be used.*\n.*p1\.jpg has no .*\n.*p3\.png has no "):
+        pair_folders(folder)
+    problems = []
+    splits = pair_folders(folder, problems)
+    assert {split: len(data) for split, data in splits.items()} == {"training": 3, "validation": 3}
+    assert [problem.file.rpartition("/")[2] for problem in problems] == ["p1.jpg", "p3.png"]

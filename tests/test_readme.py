@@ -251,7 +251,8 @@ def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
     finally:
         runner.stop()
 
-    train, predict, dry_run, _ = results
+    inspected, train, predict, dry_run, _ = results
+    assert "Errors: 0," in inspected.out and (tmp_path / "inspected" / "report.html").exists()
     assert "New weights, to be trained from scratch: decode_head" in train.out
     assert "3 of 3 pictures segmented" in predict.out and "Would go to alice/NAME" in dry_run.out
     files = hub.repositories["alice/NAME"].files()

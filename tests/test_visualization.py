@@ -17,9 +17,11 @@ from van_hf.visualization import (
     overlay,
     overlay_with_legend,
     plot_confusion_matrix,
+    plot_label_frequencies,
     plot_predictions,
     plot_training_curves,
     smooth,
+    tile_sheet,
 )
 
 # Formulas of matplotlib's, whole and broken, what it leaves out of legends, what Pillow cannot measure, and the like.
@@ -251,3 +253,23 @@ def test_smoothing_keeps_constants_and_length():
     assert smooth([2.0] * 7, window=5) == pytest.approx([2.0] * 7)
     assert smooth([0.0, 3.0, 0.0], window=3) == pytest.approx([1.5, 1.0, 1.5])
     assert smooth([4.0], window=25) == pytest.approx([4.0])
+
+
+def test_a_sheet_of_tiles():
+    tiles = [(Image.new("RGB", (80, 40), color), f"{color}/" + "x" * 90) for color in ("red", "green", "blue")]
+    sheet = tile_sheet(tiles, [("red", (255, 0, 0))], columns=2, side=100)
+    plain = tile_sheet(tiles, columns=2, side=100)
+    assert plain.width == 2 * 100 + 3 * 5 and sheet.height > plain.height
+    # Rows are as high as their pictures, 50 pixels here.
+    assert plain.height < 2 * 100
+    assert [plain.getpixel(place) for place in ((55, 30), (160, 30))] == [(255, 0, 0), (0, 128, 0)]
+    with pytest.raises(ValueError, match="one picture or more"):
+        tile_sheet([])
+
+
+def test_label_frequencies(tmp_path):
+    shares = {"train": np.array([0.9, 0.1, 0.0]), "validation": np.array([0.5, 0.0, 0.5])}
+    plot_label_frequencies(shares, {0: "_a", 1: "$b$", 2: "c"}, tmp_path / "labels.png")
+    empty = {"train": np.zeros(2), "validation": np.zeros(2)}
+    plot_label_frequencies(empty, {0: "a", 1: "b"}, tmp_path / "empty.png")
+    assert (tmp_path / "labels.png").stat().st_size > 5000 and (tmp_path / "empty.png").exists()

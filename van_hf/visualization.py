@@ -317,6 +317,81 @@ def plot_confusion_matrix(
     figure.savefig(path, dpi=110, facecolor="white")
 
 
+def tile_sheet(
+    tiles: Sequence[tuple[Image.Image, str]],
+    entries: Sequence[tuple[str, Sequence[int]]] = (),
+    columns: int = 4,
+    side: int = 320,
+) -> Image.Image:
+    """Put pictures side by side with a line of text below each, and a legend below them all.
+
+    Args:
+        tiles: pictures of any size, which are fitted into squares, and their texts.
+        entries: see [`add_legend`]; none for no legend.
+        columns: pictures to a row.
+        side: of the squares, in pixels.
+
+    Raises:
+        ValueError: there are no pictures.
+    """
+    if not tiles:
+        raise ValueError("a sheet needs one picture or more")
+    font = ImageFont.truetype(findfont("DejaVu Sans"), side // 22)
+    gap, text_height = side // 20, side // 12
+    columns = min(columns, len(tiles))
+    scales = [side / max(image.size) for image, _ in tiles]
+    fitted = [
+        image.convert("RGB").resize([max(1, round(length * scale)) for length in image.size])
+        for (image, _), scale in zip(tiles, scales, strict=True)
+    ]
+    heights = [max(image.height for image in fitted[row : row + columns]) for row in range(0, len(tiles), columns)]
+    bottoms = np.cumsum([gap + height + text_height for height in heights]).tolist()
+    sheet = Image.new("RGB", (gap + columns * (side + gap), bottoms[-1] + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (image, (_, caption)) in enumerate(zip(fitted, tiles, strict=True)):
+        left, bottom = gap + place % columns * (side + gap), bottoms[place // columns] - text_height
+        sheet.paste(image, (left + (side - image.width) // 2, bottom - image.height))
+        text = drawable(caption)
+        while len(text) > 1 and font.getlength(text) > side:
+            text = f"…{text[2:]}" if text.startswith("…") else f"…{text[1:]}"  # the end of a path tells more
+        draw.text((left + side // 2, bottom + text_height // 2), text, fill="black", font=font, anchor="mm")
+    return add_legend(sheet, entries) if entries else sheet
+
+
+def plot_label_frequencies(shares: dict[str, np.ndarray], id2label: dict[int, str], path: str | Path) -> None:
+    """Save a picture of each label's share of the labelled pixels, on a logarithmic scale, the most frequent first.
+
+    Args:
+        shares: of each split, `(num_labels,)` from 0 to 1.
+        id2label: name of each label.
+        path: where to save the image, in a format that matplotlib knows by its suffix.
+    """
+    first = next(iter(shares.values()))
+    order = np.argsort(-first, kind="stable")
+    height = 0.22 if len(order) > 40 else 0.34  # inches of a row
+    figure = Figure(figsize=(9, 1.4 + height * len(order)), layout="constrained")
+    axis = figure.subplots()
+    rows = np.arange(len(order))
+    thickness = 0.8 / len(shares)
+    least = min((share[share > 0].min() for share in shares.values() if (share > 0).any()), default=0.01)
+    for number, (split, share) in enumerate(shares.items()):
+        place = rows + (number - (len(shares) - 1) / 2) * thickness
+        color = (_LINE_COLOR, "#d98b2b")[number % 2]
+        axis.barh(place, np.maximum(100 * share[order], 0), thickness, left=0, color=color, label=split)
+    if any(share.any() for share in shares.values()):
+        axis.set_xscale("log")
+    axis.set_xlim(100 * least / 3, 130)
+    names = [drawable(id2label[int(label)]) for label in order]
+    axis.set_yticks(rows, names, fontsize=7 if len(order) > 40 else 9, parse_math=False)
+    axis.set_ylim(len(order) - 0.4, -0.6)
+    axis.set_xlabel("Percent of the labelled pixels")
+    axis.grid(axis="x", color="0.92")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=110, facecolor="white")
+
+
 def _legend_entries(
     labels: list[int], id2label: dict[int, str], palette: Sequence[Sequence[int]]
 ) -> list[tuple[str, Sequence[int]]]:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..files import read_json
+from .folders import FileProblem
 
 BACKGROUND = "background"
 # Pixels by which polygons may leave the picture: tools round.
@@ -29,7 +30,9 @@ MAX_SIDE = 2**16
 NUM_SHOWN = 5
 
 
-def load_coco(folder: Path, files: Sequence[Path]) -> tuple[datasets.DatasetDict, list[str]]:
+def load_coco(
+    folder: Path, files: Sequence[Path], problems: list[FileProblem] | None = None
+) -> tuple[datasets.DatasetDict, list[str]]:
     """Return pictures with what is to be drawn on their masks. No picture is opened.
 
     In the masks 0 is the background, and category k, in the order of the ids, is k + 1; a category that is called
@@ -39,6 +42,8 @@ def load_coco(folder: Path, files: Sequence[Path]) -> tuple[datasets.DatasetDict
         folder: where the pictures lie, by the path that a file tells or, if it is the only one, by its last part.
         files: of the training pictures and, if there are two, the validation pictures. Of "instances" or "stuff", or
             "panoptic", whose masks lie in a folder of the file's name without suffix.
+        problems: where each picture that is missing, and each annotation that cannot be used, is added to, to be left
+            out; by default they are an error.
 
     Returns:
         The splits "train" and "validation" with the columns `image` and `annotation`, which is what
@@ -63,7 +68,7 @@ def load_coco(folder: Path, files: Sequence[Path]) -> tuple[datasets.DatasetDict
     others = [key for key, name in categories[0].items() if not (has_background and name.lower() == BACKGROUND)]
     values = dict.fromkeys(categories[0], 0) | {key: place + 1 for place, key in enumerate(others)}
     splits = {
-        split: _split(folder, path, content, values)
+        split: _split(folder, path, content, values, problems)
         for split, path, content in zip(("train", "validation"), files, contents, strict=False)
     }
     return datasets.DatasetDict(splits), [BACKGROUND, *(categories[0][key] for key in others)]
@@ -97,7 +102,9 @@ def _name(value: object) -> str:
     return value.strip()
 
 
-def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> datasets.Dataset:
+def _split(
+    folder: Path, path: Path, content: dict, values: dict[int, int], problems: list[FileProblem] | None
+) -> datasets.Dataset:
     try:
         images = {image["id"]: image for image in content["images"]}
         sizes = {key: (_whole(image["height"]), _whole(image["width"])) for key, image in images.items()}
@@ -108,9 +115,9 @@ def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> d
         raise ValueError(f"{path}: each image must have id, file_name, height and width; {error!r}") from error
     if len(images) < len(content["images"]):
         raise ValueError(f"{path}: several images have the same id")
-    files = _find_pictures(folder, path, names)
-    _check_sizes(path, files, list(sizes.values()))
-    drawn, problems = defaultdict(list), []
+    files = dict(zip(images, _find_pictures(folder, path, names, problems), strict=True))
+    _check_sizes(path, {file: sizes[key] for key, file in files.items() if file is not None}, problems)
+    drawn, unusable = defaultdict(list), []
     for annotation in content["annotations"]:
         try:
             key = annotation["image_id"]
@@ -120,21 +127,27 @@ def _split(folder: Path, path: Path, content: dict, values: dict[int, int]) -> d
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             problem = f"it has no {error}" if isinstance(error, KeyError) else error
             name = annotation.get("id", annotation.get("image_id")) if isinstance(annotation, dict) else annotation
-            problems.append(f"annotation {name!r}: {problem}")
-    if problems:
-        more = f", and {len(problems) - NUM_SHOWN} more" if len(problems) > NUM_SHOWN else ""
+            unusable.append(f"annotation {name!r}: {problem}")
+    if unusable and problems is None:
+        more = f", and {len(unusable) - NUM_SHOWN} more" if len(unusable) > NUM_SHOWN else ""
         raise ValueError(
-            f"{path}: {len(problems)} annotations cannot be used: {'; '.join(problems[:NUM_SHOWN])}{more}"
+            f"{path}: {len(unusable)} annotations cannot be used: {'; '.join(unusable[:NUM_SHOWN])}{more}"
         )
+    if unusable:
+        problems.extend(FileProblem(str(path), f"{path}: {text}") for text in unusable)
     if not images:
         raise ValueError(f"{path} has no images")
+    images = [key for key in images if files[key] is not None]
+    if not images:
+        raise ValueError(f"{path}: none of its pictures are in {folder}")
     for key, parts in drawn.items():
         if len(parts) > 1 and any(isinstance(part, dict) for _, part in parts):
             raise ValueError(f"{path}: image {key!r} has a panoptic mask and other annotations; one mask tells all")
         parts.sort(key=lambda part: -part[0])
     texts = [json.dumps({"size": sizes[key], "parts": [part for _, part in drawn[key]]}) for key in images]
     features = datasets.Features(image=datasets.Image(), annotation=datasets.Value("string"))
-    return datasets.Dataset.from_dict({"image": files, "annotation": texts}, features=features)
+    columns = {"image": [files[key] for key in images], "annotation": texts}
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def _whole(value: object) -> int:
@@ -144,10 +157,12 @@ def _whole(value: object) -> int:
     raise ValueError(f"{value!r} is no whole number")
 
 
-def _check_sizes(path: Path, files: list[str], sizes: list[tuple[int, int]]) -> None:
+def _check_sizes(path: Path, sizes: dict[str, tuple[int, int]], problems: list[FileProblem] | None) -> None:
     """Raise a ValueError where pictures, by their headers, have other sizes; damaged ones tell as they are read."""
-    problems = []
-    for file, size in zip(files, sizes, strict=True):
+    if problems is not None:  # who collects them looks at each picture anyway
+        return
+    wrong = []
+    for file, size in sizes.items():
         try:
             with Image.open(file) as picture:
                 found = picture.size[::-1]
@@ -155,16 +170,19 @@ def _check_sizes(path: Path, files: list[str], sizes: list[tuple[int, int]]) -> 
         except Exception:  # of many kinds
             continue
         if (found[::-1] if is_turned else found) != size:
-            problems.append(f"{file} has {found[1]}x{found[0]}, not {size[1]}x{size[0]}")
-    if problems:
+            wrong.append(f"{file} has {found[1]}x{found[0]}, not {size[1]}x{size[0]}")
+    if wrong:
         raise ValueError(
-            f"{path} has other sizes than {len(problems)} pictures: "
-            f"{'; '.join(problems[:NUM_SHOWN])}{'; …' if len(problems) > NUM_SHOWN else ''}"
+            f"{path} has other sizes than {len(wrong)} pictures: "
+            f"{'; '.join(wrong[:NUM_SHOWN])}{'; …' if len(wrong) > NUM_SHOWN else ''}"
         )
 
 
-def _find_pictures(folder: Path, path: Path, names: list[str]) -> list[str]:
-    """The file of each name: at its place in the folder or, where there is but one of that name, anywhere in it."""
+def _find_pictures(folder: Path, path: Path, names: list[str], problems: list[FileProblem] | None) -> list[str | None]:
+    """The file of each name: at its place in the folder or, where there is but one of that name, anywhere in it.
+
+    Of those that are missing, where there is a list for the problems, there is None.
+    """
     # Windows' exports have backslashes; places elsewhere, as Label Studio's, leave the name alone.
     names = [name.replace("\\", "/") for name in names]
     is_inside = [not os.path.isabs(name) and os.path.normpath(name).split("/")[0] != ".." for name in names]
@@ -185,10 +203,14 @@ def _find_pictures(folder: Path, path: Path, names: list[str]) -> list[str]:
                 (found[idx],) = others
             else:
                 missing.append(f"{name} (several of that name)" if others else name)
-    if missing:
+                if problems is not None:
+                    text = f"{path}: {missing[-1]} is not in {folder}"
+                    problems.append(FileProblem(found[idx], text))
+                    found[idx] = None
+    if missing and problems is None:
         shown = ", ".join(missing[:NUM_SHOWN]) + (", …" if len(missing) > NUM_SHOWN else "")
         raise ValueError(f"{path}: {len(missing)} of {len(names)} pictures are not in {folder}: {shown}")
-    if twice := [file for file, count in Counter(map(os.path.normpath, found)).items() if count > 1]:
+    if twice := [file for file, count in Counter(map(os.path.normpath, filter(None, found))).items() if count > 1]:
         raise ValueError(f"{path}: several images are the same picture: {', '.join(twice[:NUM_SHOWN])}")
     return found
 

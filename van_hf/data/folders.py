@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -18,6 +19,31 @@ MASK_FOLDERS = ("annotations", "masks", "labels")
 PICTURE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)
 # What systems leave in folders of pictures, in lower case.
 LEFTOVERS = frozenset({"thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"})
+NUM_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class FileProblem:
+    """A file that a dataset cannot be made of.
+
+    Attributes:
+        file: its path.
+        text: what is wrong with it, and what would help; it names the file.
+    """
+
+    file: str
+    text: str
+
+
+def raise_problems(problems: list[FileProblem], of: Path) -> None:
+    """Raise a ValueError that names all files which have problems, up to `NUM_SHOWN`; return if there are none."""
+    if len(problems) == 1:
+        raise ValueError(problems[0].text)
+    if problems:
+        shown = [problem.text for problem in problems[:NUM_SHOWN]]
+        if len(problems) > NUM_SHOWN:
+            shown.append(f"and {len(problems) - NUM_SHOWN} more; examples/inspect_dataset.py lists all.")
+        raise ValueError("\n- ".join([f"{of}: {len(problems)} files cannot be used.", *shown]))
 
 
 def mask_folders(folder: Path) -> list[Path]:
@@ -25,7 +51,7 @@ def mask_folders(folder: Path) -> list[Path]:
     return [folder / name for name in MASK_FOLDERS if (folder / name).is_dir()]
 
 
-def pair_folders(folder: Path) -> datasets.DatasetDict:
+def pair_folders(folder: Path, problems: list[FileProblem] | None = None) -> datasets.DatasetDict:
     """Return the pictures of a folder with their masks.
 
     Args:
@@ -33,46 +59,60 @@ def pair_folders(folder: Path) -> datasets.DatasetDict:
             its picture up to the suffix; both may lie in further folders, which are the same for both, such as
             `images/train/berlin/1.jpg` and `masks/train/berlin/1.png`. Hidden files, what systems leave behind
             (`Thumbs.db`), and files that are no pictures are left out.
+        problems: where each file that has no counterpart, or cannot be used, is added to, to be left out; by default
+            they are an error.
 
     Returns:
         A split for each folder in `images`, with the columns `image` and `annotation`, in the order of the names.
 
     Raises:
-        ValueError: the folder is not laid out like this, or a file has no counterpart; the message names it.
+        ValueError: the folder is not laid out like this, or files have no counterpart; the message names them.
     """
     found = mask_folders(folder)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ValueError(f"{folder} has several folders of masks: {names}. Keep the one that goes with images/.")
+    met = []
     try:
         splits = {
-            entry.name: _pair_split(Path(entry.path), found[0] / entry.name)
-            for entry in _entries(folder / "images")
+            entry.name: _pair_split(Path(entry.path), found[0] / entry.name, met)
+            for entry in _entries(folder / "images", met)
             if entry.is_dir()
         }
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
+    if problems is None:
+        raise_problems(met, folder)
+    else:
+        problems.extend(met)
+    splits = {name: split for name, split in splits.items() if split is not None}
     if not splits:
+        raise_problems(met, folder)
         raise ValueError(
             f"{folder / 'images'} has no split folders: expected training and validation (or train and val)."
         )
     return datasets.DatasetDict(splits)
 
 
-def _pair_split(images_folder: Path, masks_folder: Path) -> datasets.Dataset:
+def _pair_split(images_folder: Path, masks_folder: Path, problems: list[FileProblem]) -> datasets.Dataset | None:
+    """The pairs of a split; None, and a problem, where there are none."""
     if not masks_folder.is_dir():
-        raise ValueError(f"{images_folder} has no masks: there is no folder {masks_folder}.")
-    images, masks = _files_by_name(images_folder), _files_by_name(masks_folder)
+        text = f"{images_folder} has no masks: there is no folder {masks_folder}."
+        problems.append(FileProblem(str(images_folder), text))
+        return None
+    images, masks = _files_by_name(images_folder, problems), _files_by_name(masks_folder, problems)
     unpaired = images.keys() ^ masks.keys()
-    left_out = []
+    left_out, num_before = [], len(problems)
     for name in sorted(unpaired):
         here, there, folder = (images, masks, masks_folder) if name in images else (masks, images, images_folder)
         if _is_picture(here[name]):
             similar = _similar(name, {other: there[other] for other in sorted(there.keys() & unpaired)})
-            raise ValueError(
+            text = (
                 f"{here[name]} has no counterpart: no file {name}.* in {folder}. Add it, or remove this one.{similar}"
             )
-        left_out.append(here[name].name)
+            problems.append(FileProblem(str(here[name]), text))
+        else:
+            left_out.append(here[name].name)
     if left_out:
         logger.warning(
             "%s and %s: %d files are left out, as they are no pictures and have no counterpart: %s",
@@ -80,7 +120,9 @@ def _pair_split(images_folder: Path, masks_folder: Path) -> datasets.Dataset:
         )
     names = sorted(images.keys() & masks.keys())
     if not names:
-        raise ValueError(f"{images_folder} holds no pictures.")
+        if len(problems) == num_before:
+            problems.append(FileProblem(str(images_folder), f"{images_folder} holds no pictures."))
+        return None
     columns = {"image": [str(images[name]) for name in names], "annotation": [str(masks[name]) for name in names]}
     features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
     return datasets.Dataset.from_dict(columns, features=features)
@@ -95,33 +137,33 @@ def _similar(name: str, files: dict[str, Path]) -> str:
     return ""
 
 
-def _files_by_name(folder: Path) -> dict[str, Path]:
+def _files_by_name(folder: Path, problems: list[FileProblem]) -> dict[str, Path]:
     """All files below a folder, by their path in it without the suffix."""
     files = {}
-    for path in _files(folder):
+    for path in _files(folder, problems):
         name = os.path.splitext(path.relative_to(folder))[0]
         if name in files and _is_picture(files[name]) == _is_picture(path):
-            raise ValueError(
-                f"{path.parent} holds both {files[name].name} and {path.name}: names must differ before the suffix."
-            )
+            text = f"{path.parent} holds both {files[name].name} and {path.name}: names must differ before the suffix."
+            problems.append(FileProblem(str(path), text))
+            continue
         # What lies beside a picture under the same name, such as the polygons of its labels, is no second picture.
         if name not in files or _is_picture(path):
             files[name] = path
     return files
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for entry in _entries(folder):
+def _files(folder: Path, problems: list[FileProblem]) -> Iterator[Path]:
+    for entry in _entries(folder, problems):
         path = Path(entry.path)
         if not entry.is_dir():
             yield path
         elif entry.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
-            raise ValueError(f"{path} is a link to a folder that it lies in. Remove it.")
+            problems.append(FileProblem(str(path), f"{path} is a link to a folder that it lies in. Remove it."))
         else:
-            yield from _files(path)
+            yield from _files(path, problems)
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry]:
+def _entries(folder: Path, problems: list[FileProblem]) -> Iterator[os.DirEntry]:
     """Files and folders in a folder, by name, without the hidden ones and what systems leave behind."""
     with os.scandir(folder) as entries:
         entries = sorted(entries, key=lambda entry: entry.name)
@@ -130,11 +172,14 @@ def _entries(folder: Path) -> Iterator[os.DirEntry]:
             continue
         if not (entry.is_file() or entry.is_dir()):
             what = f"a link to {os.readlink(entry.path)}, which is not there" if entry.is_symlink() else "no file"
-            raise ValueError(f"{entry.path} is {what}. Mend or remove it.")
+            problems.append(FileProblem(entry.path, f"{entry.path} is {what}. Mend or remove it."))
+            continue
         try:
             entry.path.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{ascii(entry.path)} has a name that is not UTF-8. Rename it.") from error
+        except UnicodeEncodeError:
+            name = ascii(entry.path)
+            problems.append(FileProblem(name, f"{name} has a name that is not UTF-8. Rename it."))
+            continue
         yield entry
 
 

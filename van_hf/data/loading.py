@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from . import ade20k, scenes
 from .coco import load_coco
-from .folders import mask_folders, pair_folders
+from .folders import FileProblem, mask_folders, pair_folders
 from .label_names import read_id2label, unique_names
 from .label_tables import LABEL_TABLES, LabelTable, read_label_table, read_mask_values
 from .masks import IGNORE_INDEX, UNLISTED, MaskMeaning, add_listed
@@ -100,6 +100,7 @@ def load_segmentation_dataset(
     mask_palettes: bool = False,
     mask_tolerance: int = 0,
     ignore_unlisted: bool = False,
+    problems: list[FileProblem] | None = None,
 ) -> SegmentationDataset:
     """Load a dataset of pictures and masks. Nothing is decoded before it is asked for.
 
@@ -144,6 +145,8 @@ def load_segmentation_dataset(
         mask_palettes: whether masks with a palette go by its colours; otherwise the indices into it are the values.
         mask_tolerance: how far a value, or each channel of a colour, may be from what is listed, 0 to 127.
         ignore_unlisted: ignore values and colours that are not listed; by default they are an error when they are met.
+        problems: where files without a counterpart, and COCO's annotations that cannot be used, are added to, to be
+            left out; by default they are an error.
 
     Raises:
         ValueError: there is no such dataset, or its columns, splits or label names are missing or not clear. The
@@ -151,11 +154,12 @@ def load_segmentation_dataset(
     """
     name = str(name_or_path)
     if annotations is None:
-        source = _open(name, config_name, revision)
+        source = _open(name, config_name, revision, problems)
     else:
         given = {"image_column": image_column, "mask_column": mask_column, "id2label": id2label}
         given |= {"label_table": label_table, "mask_values": mask_values}
-        source = _open_coco(name, annotations, bool(do_reduce_labels), [key for key, value in given.items() if value])
+        given = [key for key, value in given.items() if value]
+        source = _open_coco(name, annotations, bool(do_reduce_labels), given, problems)
     splits = _choose_splits(name, source.splits, train_split, validation_split)
     if annotations is None:
         splits = _choose_columns(name, splits, image_column, mask_column)
@@ -182,7 +186,34 @@ def load_segmentation_dataset(
     return SegmentationDataset(name, splits, names, do_reduce_labels, palette, meaning)
 
 
-def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
+def load_splits(
+    name_or_path: str,
+    *,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    train_split: str | None = None,
+    validation_split: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    problems: list[FileProblem] | None = None,
+) -> datasets.DatasetDict:
+    """Return a dataset's pictures and masks, whose labels need not be settled.
+
+    The arguments are those of [`load_segmentation_dataset`], as are `image` and `annotation` of "train" and
+    "validation" that are returned.
+
+    Raises:
+        ValueError: there is no such dataset, or its columns or splits are missing or not clear.
+    """
+    name = str(name_or_path)
+    source = _open(name, config_name, revision, problems)
+    splits = _choose_splits(name, source.splits, train_split, validation_split)
+    return _choose_columns(name, splits, image_column, mask_column).select_columns(["image", "annotation"])
+
+
+def _open(
+    name: str, config_name: str | None, revision: str | None, problems: list[FileProblem] | None = None
+) -> _Source:
     if name == "scenes":
         return _Source(scenes.load_scenes(), scenes.CLASS_NAMES, zero_is_other=True)
     if name == "ade20k":
@@ -196,7 +227,7 @@ def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
             raise ValueError(f"dataset {name!r} is not a folder. {_WHAT_WOULD_DO}")
         return _Source(_load(name, config_name, revision=revision))
     if (folder / "images").is_dir() and mask_folders(folder):
-        splits = pair_folders(folder)
+        splits = pair_folders(folder, problems)
         if evidence := _ade20k_evidence(folder):
             return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True, guessed_from=evidence)
         return _Source(splits)
@@ -210,12 +241,16 @@ def _open(name: str, config_name: str | None, revision: str | None) -> _Source:
 
 
 def _open_coco(
-    name: str, annotations: str | Path | Sequence[str | Path], do_reduce_labels: bool, given: list[str]
+    name: str,
+    annotations: str | Path | Sequence[str | Path],
+    do_reduce_labels: bool,
+    given: list[str],
+    problems: list[FileProblem] | None,
 ) -> _Source:
     if given:
         raise ValueError(f"annotations tell all of the labels; leave out {' and '.join(given)}")
     files = [annotations] if isinstance(annotations, (str, Path)) else annotations
-    splits, names = load_coco(Path(name).expanduser(), [Path(file).expanduser() for file in files])
+    splits, names = load_coco(Path(name).expanduser(), [Path(file).expanduser() for file in files], problems)
     return _Source(splits, tuple(unique_names(dict(enumerate(names[do_reduce_labels:]))).values()), do_reduce_labels)
 
 

@@ -54,7 +54,7 @@ def read_example(
     with named_errors(split, idx, name):
         example = split[idx]
         labels = _read_labels(example["annotation"], num_labels, do_reduce_labels, mask_meaning)
-        image = _read_pixels(example["image"])
+        image = read_pixels(example["image"])
         _check_size(image.shape[1:], labels.shape)
     return image, reduce_labels(labels) if do_reduce_labels else labels
 
@@ -96,26 +96,27 @@ def digests_of_files(split: datasets.Dataset, name: str) -> list[str]:
         ValueError: a file cannot be read.
     """
     digests = []
-    for idx, files in enumerate(_undecoded(split)):
+    for idx, files in enumerate(undecoded(split)):
         digest = hashlib.blake2b(digest_size=16)
         with named_errors(split, idx, name):
             for file in filter(None, files.values()):
                 # Of the same length each, so that no byte can pass from one file to the other.
-                content = file.encode() if isinstance(file, str) else _content(file)
+                content = file.encode() if isinstance(file, str) else content_of(file)
                 digest.update(hashlib.blake2b(content).digest())
         digests.append(digest.hexdigest())
     return digests
 
 
-def _content(file: dict) -> bytes:
+def content_of(file: dict) -> bytes:
+    """Return the bytes of a file that is not decoded, {"bytes": ..., "path": ...}."""
     if file["bytes"] is not None:
         return file["bytes"]
     with xopen(file["path"], "rb") as opened:
         return opened.read()
 
 
-def _undecoded(split: datasets.Dataset) -> datasets.Dataset:
-    """The columns that hold files, as {"bytes": ..., "path": ...}, and annotations that are to be drawn."""
+def undecoded(split: datasets.Dataset) -> datasets.Dataset:
+    """Return the columns that hold files, as {"bytes": ..., "path": ...}, and annotations that are to be drawn."""
     kinds = {column: split.features.get(column) for column in ("image", "annotation")}
     columns = [column for column, kind in kinds.items() if isinstance(kind, (datasets.Image, datasets.Value))]
     split = split.with_format(None).select_columns(columns)
@@ -130,7 +131,7 @@ def _files(split: datasets.Dataset, idx: int) -> list[dict]:
     if not isinstance(split, datasets.Dataset):
         return []
     try:
-        return [file for file in _undecoded(split)[idx].values() if isinstance(file, dict)]
+        return [file for file in undecoded(split)[idx].values() if isinstance(file, dict)]
     except Exception:  # what cannot be read at all has been reported by the first error
         return []
 
@@ -152,8 +153,8 @@ def _read_labels(
     return torch.from_numpy(labels.astype(np.uint8, copy=False))
 
 
-def _read_pixels(image: Image.Image) -> torch.Tensor:
-    """A picture, or a part of one, as uint8 (3, height, width) in RGB."""
+def read_pixels(image: Image.Image) -> torch.Tensor:
+    """Return a picture, or a part of one, as uint8 (3, height, width) in RGB."""
     check_picture(image, "picture")
     return _PROCESSOR.process_image(image, do_convert_rgb=True)
 
@@ -166,8 +167,8 @@ def _check_size(size: tuple[int, int], labels_size: tuple[int, int]) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8; those above 4 exchange height and width."""
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8; those above 4 exchange height and width."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1
 
@@ -252,12 +253,12 @@ class TrainSamples(torch.utils.data.Dataset):
         check_picture(image, "picture")
         # Closes the file, if it is one.
         with image:
-            size = image.size if _orientation(image) > 4 else image.size[::-1]
+            size = image.size if orientation_of(image) > 4 else image.size[::-1]
             _check_size(size, source_size)
             reduction = _draft(image, drawn.size) if self.jpeg_draft else 1
             image.load()
             box = source_box(source_size, drawn.size, drawn.window, reduction)
-            return _read_pixels(upright(image).crop(box)), reduction
+            return read_pixels(upright(image).crop(box)), reduction
 
 
 def _open_undecoded(value: dict) -> Image.Image:
@@ -275,7 +276,7 @@ def _draft(image: Image.Image, size: tuple[int, int]) -> int:
     Returns:
         By what the picture's sides will be divided; 1 if it is no JPEG, or decoded already, or too small.
     """
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     width, height = image.size
     least_height, least_width = size[::-1] if orientation > 4 else size
     for reduction in (8, 4, 2):
