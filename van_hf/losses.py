@@ -10,7 +10,7 @@ size are never there. What depends on all pixels, such as the sums of dice, take
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,8 @@ from .model.upsampled_scores import (
 
 LOSS_NAMES = ("cross_entropy", "focal", "ohem", "dice")
 SMOOTHED_NAMES = ("cross_entropy", "ohem")
+# The fields of [`SegmentationLoss`] but the first, in the order in which its operator takes them.
+SETTINGS = ("class_weights", "label_smoothing", "focal_gamma", "ohem_threshold", "ohem_min_kept")
 
 NAMESPACE = operator_namespace(__name__, "segmentation_loss")
 
@@ -159,7 +161,8 @@ class SegmentationLoss:
         if is_transformed(logits, labels) or not pays_off_in_blocks(logits, labels):
             return segmentation_loss_reference(self, logits, labels, ignore_index)
         needs_gradient = logits.requires_grad and torch.is_grad_enabled()
-        return _loss_and_gradient(logits, labels, ignore_index, needs_gradient, str(self), *astuple(self)[1:])[0]
+        settings = [getattr(self, name) for name in SETTINGS]
+        return _loss_and_gradient(logits, labels, ignore_index, needs_gradient, str(self), *settings)[0]
 
 
 def check_class_weights(weights: Sequence[float]) -> None:
@@ -255,7 +258,14 @@ class _Totals(NamedTuple):
     dice_slopes: torch.Tensor | None
 
 
-@torch.library.custom_op(f"{NAMESPACE}::segmentation_loss", mutates_args=())
+# torch 2.6 cannot read it from the annotations.
+SCHEMA = (
+    "(Tensor logits, Tensor labels, int ignore_index, bool needs_gradient, str names, float[]? class_weights, "
+    "float label_smoothing, float focal_gamma, float ohem_threshold, float ohem_min_kept) -> (Tensor, Tensor)"
+)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::segmentation_loss", mutates_args=(), schema=SCHEMA)
 def _loss_and_gradient(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -283,9 +293,6 @@ def _loss_and_gradient(
                     loss, totals, block, targets[block.place], valid[block.place], gradient if needs_gradient else None
                 )
     return value, gradient
-
-
-SETTINGS = ("class_weights", "label_smoothing", "focal_gamma", "ohem_threshold", "ohem_min_kept")
 
 
 def _totals(loss: SegmentationLoss, logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor) -> _Totals:
