@@ -104,7 +104,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--gradient_checkpointing", action="store_true", help="need about half the memory: what "
                           "would take the most to keep is computed anew in the backward pass")  # fmt: skip
     training.add_argument("--torch_compile", action="store_true", help="compile the training step, which takes "
-                          "minutes at first, and may make the steps of a long run faster")  # fmt: skip
+                          "minutes at first; measure whether it pays")  # fmt: skip
     training.add_argument("--num_threads", type=int, help="of each process on the CPU, all cores together by default "
                           "or, outside of a launcher, OMP_NUM_THREADS")  # fmt: skip
     training.add_argument("--seed", type=int, default=0)
@@ -523,15 +523,8 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
     names = (
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
-        *(
-            "jpeg_draft",
-            "num_threads",
-            "save_best",
-            "early_stopping_patience",
-            "loss",
-            "class_weights",
-            "label_smoothing",
-        ),
+        *("jpeg_draft", "num_threads", "save_best", "early_stopping_patience"),
+        *("loss", "class_weights", "label_smoothing"),
     )
     # Absent unless given, as in checkpoints from before there were such.
     mask_names = ("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .augmentation import IGNORE_INDEX
 from .label_check import count_raw_values
-from .label_names import unique_keys
+from .label_names import read_unique_json
 from .loading import SegmentationDataset
 from .masks import check_labels
 from .samples import named_errors
@@ -28,11 +28,7 @@ def read_class_weights(path: str | Path) -> list[float] | dict[str, float]:
         ValueError: the file cannot be read, or holds something else than numbers from 0 on, one of them above it; the
             message names it.
     """
-    try:
-        # Windows' editors begin a file with a byte order mark.
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    content = read_unique_json(path, str(path))
     if not isinstance(content, (list, dict)) or not content:
         raise ValueError(
             f'{path} must hold weights in a list, one for each label, or by label, such as {{"sky": 0.5, "box": 2}}; '

@@ -26,11 +26,7 @@ def read_id2label(value: dict[int, str] | list[str] | str | Path | int, origin: 
     """
     if isinstance(value, (str, Path)):
         origin = f"id2label file {value}"
-        try:
-            # Windows' editors begin a file with a byte order mark.
-            value = json.loads(Path(value).read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
+        value = read_unique_json(value, origin)
     if isinstance(value, int) and not isinstance(value, bool):
         value = [f"LABEL_{index}" for index in range(value)]
     if isinstance(value, (list, tuple)):
@@ -84,14 +80,21 @@ def _checked_name(number: int, name: object, origin: str) -> str:
     return str(name).strip()
 
 
-def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object that JSON's pairs make, for `json`'s `object_pairs_hook`.
-
-    Of equal keys `json` would keep the last, without a word.
+def read_unique_json(path: str | Path, origin: str) -> object:
+    """Return what a JSON file holds, in which no object has a key twice.
 
     Raises:
-        ValueError: two keys are equal.
+        ValueError: it cannot be read; the message calls it `origin`.
     """
+    try:
+        # Windows' editors begin a file with a byte order mark.
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object that JSON's pairs make; of equal keys `json` would keep the last, without a word."""
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"it has several entries for {', '.join(map(repr, twice))}")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .augmentation import IGNORE_INDEX
-from .label_names import read_id2label, unique_keys
+from .label_names import read_id2label, read_unique_json
 from .masks import Color
 
 # How columns and fields go by in the files of CamVid, Cityscapes, Mapillary and others, in lower case.
@@ -65,13 +64,13 @@ def read_label_table(value: dict | list | str | Path | int, origin: str = "id2la
     """
     if isinstance(value, (str, Path)):
         origin, path = f"id2label file {value}", Path(value)
-        is_table = path.suffix.lower() in (".csv", ".tsv", ".txt")
-        try:
-            text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
-            value = _read_rows(text) if is_table else json.loads(text, object_pairs_hook=unique_keys)
-        except (OSError, ValueError, RecursionError, csv.Error) as error:
-            kind = "a table" if is_table else "JSON"
-            raise ValueError(f"{origin} cannot be read as {kind}: {error}") from error
+        if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+            try:
+                value = _read_rows(path.read_text(encoding="utf-8-sig"))
+            except (OSError, ValueError, csv.Error) as error:
+                raise ValueError(f"{origin} cannot be read as a table: {error}") from error
+        else:
+            value = read_unique_json(path, origin)
         if isinstance(value, dict) and isinstance(value.get("labels"), list):  # as Mapillary's
             value = value["labels"]
     if isinstance(value, Mapping) and any(isinstance(entry, Mapping) for entry in value.values()):
@@ -192,10 +191,7 @@ def read_mask_values(value: Mapping | Iterable[str] | str | Path) -> dict[int | 
         value = [value]
     if isinstance(value, (str, Path)):
         origin = f"mask_values file {value}"
-        try:
-            value = json.loads(Path(value).read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{origin} cannot be read as JSON: {error}") from error
+        value = read_unique_json(value, origin)
     if not isinstance(value, Mapping):
         pairs = [str(text).split("=", 1) for text in value] if isinstance(value, Iterable) else [[value]]
         if wrong := [pair[0] for pair in pairs if len(pair) != 2]:

@@ -102,7 +102,7 @@ def raw_labels(mask: Image.Image | str, meaning: MaskMeaning | None = None) -> n
 def _check_palette(mask: Image.Image, values: np.ndarray, colors: dict[Color, int]) -> None:
     """Raise a ValueError where a palette has the labels' colours, but at other indices than their labels."""
     palette = mask.getpalette("RGB") or []
-    for index in np.unique(values).tolist():
+    for index in np.bincount(values.ravel()).nonzero()[0].tolist():
         color = tuple(palette[3 * index : 3 * index + 3])
         if colors.get(color, index) not in (index, IGNORE_INDEX):
             raise ValueError(
