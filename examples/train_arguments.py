@@ -29,10 +29,12 @@ from common_arguments import (
 )
 
 from van_hf.data import (
+    LabelCounts,
     SegmentationDataset,
     balanced_class_weights,
     check_train_labels,
     check_validation_labels,
+    count_labels,
     read_class_weights,
     resolve_class_weights,
 )
@@ -45,6 +47,7 @@ from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
 BALANCED = "balanced"
+DEFAULT_TEMPERATURE = 0.01  # DAFormer's
 CPU_WORKERS = 2  # they wait most of the time, as training itself keeps the cores busy
 MOST_WORKERS = 8
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -52,7 +55,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 ADDED_TO_RUNS = {
     **ADDED_FIELDS,
     **{"frozen_stages": 0, "save_best": False, "early_stopping_patience": None},
-    **{"loss": "cross_entropy", "class_weights": None, "label_smoothing": 0.0},
+    **{"loss": "cross_entropy", "class_weights": None, "label_smoothing": 0.0, "rare_class_sampling": None},
 }
 # How many of the backbone's stages each name freezes.
 FREEZABLE = {"stage1": 1, "stage2": 2, "stage3": 3, "stage4": 4, "backbone": 4}
@@ -98,6 +101,9 @@ def parse_arguments(description: str) -> argparse.Namespace:
                           "frequency in the training masks, or a JSON file: a list or an object by label")  # fmt: skip
     training.add_argument("--label_smoothing", type=float, default=0.0, help="share of the target that all classes "
                           "have in equal parts, e.g. 0.1; for cross_entropy and ohem")  # fmt: skip
+    training.add_argument("--rare_class_sampling", type=float, nargs="?", const=DEFAULT_TEMPERATURE, metavar="T",
+                          help="draw pictures by their classes, rare ones more often; the lower the temperature T, "
+                          f"{DEFAULT_TEMPERATURE} by default, the more")  # fmt: skip
     training.add_argument("--max_grad_norm", type=float, help="clip gradients to this norm")
     training.add_argument("--ema_decay", type=float, help="evaluate and save an average of the weights, e.g. 0.999")
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")
@@ -206,7 +212,7 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
         )
     if args.checkpoints_total_limit < 1:
         problems.append(f"--checkpoints_total_limit must be 1 or more, got {args.checkpoints_total_limit}")
-    for name in ("epochs", "learning_rate", "head_learning_rate_factor", "max_grad_norm"):
+    for name in ("epochs", "learning_rate", "head_learning_rate_factor", "max_grad_norm", "rare_class_sampling"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"--{name} must be above 0 and finite, got {value}")
@@ -343,26 +349,38 @@ def find_class_weight_problems(args: argparse.Namespace, dataset: SegmentationDa
     return []
 
 
-def resolve_loss(args: argparse.Namespace, dataset: SegmentationDataset, state: PartialState) -> SegmentationLoss:
-    """Return the loss to train with; for all processes to call.
+def count_train_labels(
+    args: argparse.Namespace, dataset: SegmentationDataset, state: PartialState
+) -> LabelCounts | None:
+    """Return how often each label occurs in the training masks, where the arguments ask for it; for all processes.
 
     The masks are counted by the main process, and what cannot be counted ends the script.
+    """
+    counts, problems = None, []
+    if state.is_main_process and (args.class_weights == BALANCED or args.rare_class_sampling is not None):
+        try:
+            counts = count_labels(dataset)
+        except ValueError as error:
+            problems.append(f"--dataset: {error}")
+    stop_at_problems(problems, state)
+    return broadcast_object_list([counts])[0]
+
+
+def resolve_loss(
+    args: argparse.Namespace, dataset: SegmentationDataset, counts: LabelCounts | None
+) -> SegmentationLoss:
+    """Return the loss to train with.
 
     Args:
         args: without problems; `class_weights` is what [`given_class_weights`] returned.
         dataset: what the weights are of.
-        state: tells the processes apart.
+        counts: what [`count_train_labels`] returned.
     """
-    weights, problems = args.class_weights, []
-    if weights == BALANCED and state.is_main_process:
-        try:
-            weights = balanced_class_weights(dataset)
-        except ValueError as error:
-            problems.append(f"--dataset: {error}")
-    elif weights not in (None, BALANCED):
+    weights = args.class_weights
+    if weights == BALANCED:
+        weights = balanced_class_weights(counts)
+    elif weights is not None:
         weights = resolve_class_weights(weights, dataset.id2label)
-    stop_at_problems(problems, state)
-    (weights,) = broadcast_object_list([weights])
     return SegmentationLoss.parse(args.loss, class_weights=weights, label_smoothing=args.label_smoothing)
 
 
@@ -524,7 +542,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
         *("jpeg_draft", "num_threads", "save_best", "early_stopping_patience"),
-        *("loss", "class_weights", "label_smoothing"),
+        *("loss", "class_weights", "label_smoothing", "rare_class_sampling"),
     )
     # Absent unless given, as in checkpoints from before there were such.
     mask_names = ("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")

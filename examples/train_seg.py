@@ -50,6 +50,7 @@ from train_arguments import (
     checkpoint_to_resume,
     choose_num_threads,
     choose_num_workers,
+    count_train_labels,
     describe_run,
     find_access_problems,
     find_class_weight_problems,
@@ -71,7 +72,7 @@ from train_arguments import (
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
-from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples
+from van_hf.data import RareClassSampling, SegmentationDataset, TrainAugmentation, TrainSamples
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json
 from van_hf.inference import DTYPES, Protocol, load_config, load_weights, predict
@@ -126,6 +127,7 @@ class Run:
         image_processor: what is saved with the model.
         accelerator: tells the processes apart, and logs.
         loss: what the model is trained with.
+        rare_class_sampling: how training pictures are drawn, if not each as often as the others.
         history: what was measured so far.
     """
 
@@ -136,6 +138,7 @@ class Run:
     image_processor: VanImageProcessor
     accelerator: Accelerator
     loss: SegmentationLoss = SegmentationLoss()
+    rare_class_sampling: RareClassSampling | None = None
     history: TrainingHistory = field(default_factory=TrainingHistory)
 
     @property
@@ -189,7 +192,8 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
         )
         stop_at_problems(find_resume_problems(args, recipe, state.num_processes), state)
     stop_at_problems(find_label_problems(dataset, state) + find_class_weight_problems(args, dataset), state)
-    loss = resolve_loss(args, dataset, state)
+    counts = count_train_labels(args, dataset, state)
+    loss = resolve_loss(args, dataset, counts)
     model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
     if args.num_threads is not None:
         accelerator.print(f"Threads of each process: {args.num_threads}")
@@ -204,7 +208,11 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     image_processor = VanImageProcessor(
         size={"shortest_edge": shortest, "longest_edge": longest}, do_reduce_labels=dataset.do_reduce_labels
     )
-    return Run(args, recipe, dataset, model, image_processor, accelerator, loss)
+    sampling = None
+    if args.rare_class_sampling is not None:
+        sampling = RareClassSampling(counts.pixels, counts.pictures, args.rare_class_sampling)
+        accelerator.print(describe_sampling(sampling, dataset))
+    return Run(args, recipe, dataset, model, image_processor, accelerator, loss, sampling)
 
 
 def describe_loss(loss: SegmentationLoss, id2label: dict[int, str]) -> str:
@@ -217,6 +225,18 @@ def describe_loss(loss: SegmentationLoss, id2label: dict[int, str]) -> str:
         least, most = (f"{loss.class_weights[label]:.3g} ({id2label[label]})" for label in (ends[0], ends[-1]))
         words.append(f"class weights from {least} to {most}")
     return ", ".join(words)
+
+
+def describe_sampling(sampling: RareClassSampling, dataset: SegmentationDataset) -> str:
+    """Return the labels that are drawn the most, and how many pictures that leaves, in words."""
+    order = np.argsort(-sampling.probabilities, kind="stable").tolist()
+    labels = [label for label in order if sampling.probabilities[label] >= 0.001]
+    listed = ", ".join(f"{dataset.id2label[label]} {sampling.probabilities[label]:.1%}" for label in labels[:5])
+    num_pictures = len(set().union(*(sampling.pictures[label].tolist() for label in labels)))
+    return (
+        f"Pictures are drawn for {listed}{', …' if len(labels) > 5 else ''}: {num_pictures} of the "
+        f"{len(dataset.splits['train'])} are seen more than hardly ever"
+    )
 
 
 def create_model(
@@ -262,6 +282,7 @@ def create_loader(run: Run) -> DataLoader:
         name=f"{dataset.name} train",
         jpeg_draft=args.jpeg_draft,
         mask_meaning=dataset.mask_meaning,
+        rare_class_sampling=run.rare_class_sampling,
     )
     return DataLoader(
         samples,

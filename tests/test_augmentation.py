@@ -153,6 +153,25 @@ def test_dominance_counts_labelled_pixels_only(counts, varied):
     assert TrainAugmentation()._is_varied(labels.view(10, 10)) is varied
 
 
+@pytest.mark.parametrize("do_reduce_labels", [False, True])
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_crops_are_laid_around_a_label(ratio, do_reduce_labels):
+    """Each of its pixels is as likely, at the border too, and lies anywhere in the crop."""
+    labels = torch.full((200, 280), 3, dtype=torch.uint8)
+    labels[0, 0] = labels[199, 279] = labels[120:122, 60:62] = 1 + int(do_reduce_labels)
+    augment = TrainAugmentation(40, (280, 200), (ratio, ratio), photometric_distortion=False)
+    drawn = [augment.draw(labels, generator(seed), do_reduce_labels, shown_label=1) for seed in range(120)]
+    windows = np.array([each.window for each in drawn])
+    assert (windows[:, 2:] == 40).all()
+    place, last = np.array([120, 60]) * ratio, np.ceil(np.array([121, 61]) * ratio)
+    is_inside = ((windows[:, :2] <= last) & (place < windows[:, :2] + 40)).all(axis=1)
+    is_corner = (windows[:, :2] == 0).all(axis=1) | (windows[:, :2] >= np.array(drawn[0].size) - 41).all(axis=1)
+    assert (is_inside | is_corner).all() and 60 <= is_inside.sum() <= 100
+    assert np.ptp(place - windows[is_inside, :2], axis=0).min() > 25
+    if ratio >= 1:
+        assert all((each.labels == 1).any() for each in drawn)
+
+
 def test_hopeless_pictures_are_cropped_all_the_same():
     image, labels = picture(80, 80)[0], torch.zeros(80, 80, dtype=torch.uint8)
     assert TrainAugmentation(32, (80, 80))(image, labels, generator())[1].shape == (32, 32)

@@ -1,12 +1,9 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-import datasets
-import numpy as np
 import pytest
 from conftest import BOX_NAMES
-from PIL import Image
 
-from van_hf.data import SegmentationDataset, balanced_class_weights, read_class_weights, resolve_class_weights
+from van_hf.data import read_class_weights, resolve_class_weights
 
 
 @pytest.mark.parametrize(
@@ -58,25 +55,3 @@ def test_weights_by_name_and_number():
 def test_weights_that_do_not_fit_are_refused(content, message):
     with pytest.raises(ValueError, match=f"^the file .*{message}"):
         resolve_class_weights(content, BOX_NAMES, "the file")
-
-
-def dataset_of(masks: list, do_reduce_labels: bool = False) -> SegmentationDataset:
-    features = datasets.Features(annotation=datasets.Image())
-    pictures = [{"annotation": Image.fromarray(np.array(mask, dtype=np.uint8))} for mask in masks]
-    splits = datasets.DatasetDict(train=datasets.Dataset.from_list(pictures, features=features))
-    return SegmentationDataset("fields", splits, {0: "a", 1: "b", 2: "c", 3: "d"}, do_reduce_labels, None)
-
-
-def test_balanced_weights_are_those_of_the_median_frequency():
-    """Of 6 and 2 labelled pixels: 0 has 5 of 8, 1 has 1 of 6, 2 has 2 of 8; 3 occurs nowhere."""
-    masks = [[[0, 0, 0, 0], [1, 2, 255, 255]], [[0, 2, 255, 255], [255] * 4]]
-    frequencies = (5 / 8, 1 / 6, 2 / 8)
-    expected = [0.25 / frequency for frequency in frequencies] + [0]
-    assert balanced_class_weights(dataset_of(masks)) == pytest.approx(expected)
-    reduced = [[[(value + 1) % 256 for value in row] for row in mask] for mask in masks]
-    assert balanced_class_weights(dataset_of(reduced, do_reduce_labels=True)) == pytest.approx(expected)
-
-
-def test_balanced_weights_of_masks_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"fields train\[1\].*holds the labels 4"):
-        balanced_class_weights(dataset_of([[[0, 1]], [[4, 0]]]))

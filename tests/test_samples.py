@@ -8,7 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from van_hf.data import TrainAugmentation, TrainSamples, read_example
+from van_hf.data import (
+    RareClassSampling,
+    SegmentationDataset,
+    TrainAugmentation,
+    TrainSamples,
+    count_labels,
+    read_example,
+)
 from van_hf.data import samples as samples_module
 
 
@@ -34,7 +41,7 @@ def split():
     )
 
 
-def samples(split, seed=0, num_samples=20, jpeg_draft=False, **augmentation):
+def samples(split, seed=0, num_samples=20, jpeg_draft=False, rare_class_sampling=None, **augmentation):
     return TrainSamples(
         split,
         TrainAugmentation(16, (40, 24), **augmentation),
@@ -43,6 +50,7 @@ def samples(split, seed=0, num_samples=20, jpeg_draft=False, **augmentation):
         seed=seed,
         num_samples=num_samples,
         jpeg_draft=jpeg_draft,
+        rare_class_sampling=rare_class_sampling,
     )
 
 
@@ -396,3 +404,17 @@ def test_errors_name_the_picture(split):
     )
     with pytest.raises(ValueError, match=r"x train\[\d\]: .*labels 3;"):
         run[0]
+
+
+def test_rare_labels_are_sampled_more_often(split):
+    """Sample i depends on the seed and i alone; the augmentation's random numbers are those of any other run."""
+    masks = [np.full((20, 30), 1, dtype=np.uint8) for _ in range(5)]
+    masks[3][4, 7] = 3
+    rows = {"image": split["image"][:1] * 5, "annotation": [Image.fromarray(mask) for mask in masks]}
+    rare = datasets.Dataset.from_dict(rows, features=split.features)
+    counts = count_labels(SegmentationDataset("rare", {"train": rare}, dict(enumerate("abc")), True, None))
+    run = samples(rare, rare_class_sampling=RareClassSampling(counts.pixels, counts.pictures))
+    shown = [(run[index]["labels"] == 2).any() for index in range(20)]
+    assert sum(shown) >= 15
+    again = samples(rare, rare_class_sampling=RareClassSampling(counts.pixels, counts.pictures))
+    assert all(again[index]["labels"].equal(run[index]["labels"]) for index in (19, 3))

@@ -142,11 +142,10 @@ BOXES = SimpleNamespace(id2label=BOX_NAMES)
 
 def test_loss_of_the_arguments(parse):
     args = loss_arguments(parse, {"box": 5, "1": 0.5}, "--loss", "ohem+dice", "--label_smoothing", 0.1)
-    state = PartialState(cpu=True)
     assert train_arguments.find_class_weight_problems(args, BOXES) == []
     expected = SegmentationLoss(("ohem", "dice"), class_weights=(1, 0.5, 5), label_smoothing=0.1)
-    assert train_arguments.resolve_loss(args, BOXES, state) == expected
-    assert train_arguments.resolve_loss(parse(), BOXES, state) == SegmentationLoss()
+    assert train_arguments.resolve_loss(args, BOXES, None) == expected
+    assert train_arguments.resolve_loss(parse(), BOXES, None) == SegmentationLoss()
 
 
 def test_weights_that_do_not_fit_the_labels_are_a_problem(parse):
@@ -168,10 +167,12 @@ def test_another_loss_is_another_run(parse):
     assert train_arguments.find_resume_problems(args, resolve_recipe(args), 1) == []
     found = problems(parse(*resume, "--label_smoothing", 0.1))
     assert [problem.split()[0] for problem in found] == ["class_weights", "label_smoothing", "loss"]
-    for name in ("loss", "class_weights", "label_smoothing"):
+    for name in ("loss", "class_weights", "label_smoothing", "rare_class_sampling"):
         del run[name]
     saved.write_text(json.dumps(run))
     assert problems(parse(*resume)) == []
+    (problem,) = problems(parse(*resume, "--rare_class_sampling"))
+    assert problem.startswith("rare_class_sampling is 0.01, but ")
     (problem,) = problems(parse(*resume, "--loss", "dice"))
     assert problem == f"loss is 'dice', but {saved.parent} belongs to a run with 'cross_entropy'"
 

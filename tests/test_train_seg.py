@@ -216,14 +216,16 @@ def test_resumed_run_has_the_threads_of_its_checkpoint(monkeypatch, torch_thread
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["balanced", "file"])
-def test_resumed_run_has_its_loss(monkeypatch, capsys, tmp_path, boxes, given):
+def test_resumed_run_has_its_loss_and_its_sampling(monkeypatch, capsys, tmp_path, boxes, given):
     monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     Path("file").write_text('{"box": 4, "0": 0.5}')
     arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 3, "--num_threads", 1, "--loss", "ohem+dice")
-    arguments += ("--class_weights", given, "--label_smoothing", 0.1, "--output_dir")
+    arguments += ("--class_weights", given, "--label_smoothing", 0.1, "--rare_class_sampling", "--output_dir")
     run_here(monkeypatch, train_seg, *arguments, "whole", "--report_to", "tensorboard")
-    assert "Loss: ohem+dice, labels smoothed by 0.1, class weights from " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Loss: ohem+dice, labels smoothed by 0.1, class weights from " in printed
+    assert "Pictures are drawn for box " in printed
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run_here(patch, train_seg, *arguments, "resumed")

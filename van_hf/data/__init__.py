@@ -5,20 +5,25 @@
 from .augmentation import TrainAugmentation
 from .class_weights import balanced_class_weights, read_class_weights, resolve_class_weights
 from .label_check import check_train_labels, check_validation_labels
+from .label_counts import LabelCounts, count_labels
 from .label_tables import LABEL_TABLES
 from .loading import SegmentationDataset, load_segmentation_dataset
 from .masks import MaskMeaning
+from .rare_classes import RareClassSampling
 from .samples import TrainSamples, read_example
 
 __all__ = [
     "LABEL_TABLES",
+    "LabelCounts",
     "MaskMeaning",
+    "RareClassSampling",
     "SegmentationDataset",
     "TrainAugmentation",
     "TrainSamples",
     "balanced_class_weights",
     "check_train_labels",
     "check_validation_labels",
+    "count_labels",
     "load_segmentation_dataset",
     "read_class_weights",
     "read_example",

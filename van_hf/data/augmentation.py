@@ -242,7 +242,11 @@ class TrainAugmentation:
         return self.apply(self.draw(labels, generator), image)
 
     def draw(
-        self, labels: torch.Tensor, generator: torch.Generator, do_reduce_labels: bool = False
+        self,
+        labels: torch.Tensor,
+        generator: torch.Generator,
+        do_reduce_labels: bool = False,
+        shown_label: int | None = None,
     ) -> DrawnAugmentation:
         """Draw everything that is random; of the picture nothing but its labels is needed for that.
 
@@ -250,11 +254,14 @@ class TrainAugmentation:
             labels: uint8 (height, width), 255 where ignored.
             generator: all randomness comes from it.
             do_reduce_labels: whether the labels are still to be reduced, which is done to the crops alone.
+            shown_label: a label that occurs in the picture, after reduction: each crop that is tried is laid around
+                one of its pixels, all of which are as likely. By default crops lie anywhere.
         """
         ratio = _uniform(generator, *self.ratio_range)
         long_side, short_side = (int(side * ratio) for side in sorted(self.scale, reverse=True))
         size = keep_ratio_size(*labels.shape, short_side, long_side)
-        window, labels = self._choose_crop(labels, size, generator, do_reduce_labels)
+        pixels = None if shown_label is None else (labels == shown_label + int(do_reduce_labels)).nonzero()
+        window, labels = self._choose_crop(labels, size, generator, do_reduce_labels, pixels)
         flip = _uniform(generator) < self.flip_probability
         distortion = draw_distortion(generator) if self.photometric_distortion else None
         return DrawnAugmentation(size, window, labels, flip, distortion)
@@ -284,11 +291,20 @@ class TrainAugmentation:
         return self._pad(image, labels)
 
     def _choose_crop(
-        self, labels: torch.Tensor, size: tuple[int, int], generator: torch.Generator, do_reduce_labels: bool
+        self,
+        labels: torch.Tensor,
+        size: tuple[int, int],
+        generator: torch.Generator,
+        do_reduce_labels: bool,
+        pixels: torch.Tensor | None,
     ):
         # The originals look at ten crops and, when none will do, take an eleventh unseen.
         for attempt in range(CROP_TRIES + 1):
-            window = self._draw_window(size, generator)
+            if pixels is None:
+                window = self._draw_window(size, generator)
+            else:
+                pixel = pixels[torch.randint(len(pixels), (), generator=generator)].tolist()
+                window = self._draw_window_around(pixel, labels.shape, size, generator)
             cropped = nearest_resized_crop(labels, size, window)
             if do_reduce_labels:
                 cropped = reduce_labels(cropped)
@@ -302,6 +318,18 @@ class TrainAugmentation:
             for side, shown in zip(size, (height, width), strict=True)
         )
         return top, left, height, width
+
+    def _draw_window_around(
+        self, pixel: list[int], source_size: tuple[int, int], size: tuple[int, int], generator: torch.Generator
+    ) -> tuple[int, int, int, int]:
+        """A window that shows a pixel (row, column) of the labels or, where they are made smaller, the next one."""
+        shown = [min(side, self.crop_size) for side in size]
+        first = []
+        for position, source_side, side, length in zip(pixel, source_size, size, shown, strict=True):
+            position = min(-(-position * side // source_side), side - 1)
+            least, most = max(0, position - length + 1), min(position, side - length)
+            first.append(least + int(torch.randint(most - least + 1, (), generator=generator)))
+        return *first, *shown
 
     def _is_varied(self, labels: torch.Tensor) -> bool:
         counts = torch.bincount(labels.flatten(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]

@@ -7,18 +7,12 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from .augmentation import IGNORE_INDEX
-from .label_check import count_raw_values
+from .label_counts import LabelCounts
 from .label_names import read_unique_json
-from .loading import SegmentationDataset
-from .masks import check_labels
-from .samples import named_errors
 
 
 def read_class_weights(path: str | Path) -> list[float] | dict[str, float]:
@@ -86,37 +80,12 @@ def resolve_class_weights(
     return tuple(weights[label] for label in sorted(weights))
 
 
-def balanced_class_weights(dataset: SegmentationDataset) -> tuple[float, ...]:
+def balanced_class_weights(counts: LabelCounts) -> tuple[float, ...]:
     """Return weights by median frequency balancing (Eigen & Fergus 2015, https://arxiv.org/abs/1411.4734).
 
     A label's frequency is its share of the labelled pixels of those training pictures in which it occurs; its weight
     is the median of all labels' frequencies, divided by its own. A label that occurs nowhere has the weight 0.
-
-    Args:
-        dataset: all its training masks are decoded, not its pictures.
-
-    Raises:
-        ValueError: a mask cannot be read, or holds labels out of range; the message names it.
     """
-    masks, name = dataset.splits["train"], f"{dataset.name} train"
-    first = int(dataset.do_reduce_labels)
-    pixels, around = np.zeros((2, dataset.num_labels), dtype=np.int64)
-    counted = tqdm(
-        count_raw_values(masks, range(len(masks)), name, dataset.mask_meaning),
-        total=len(masks),
-        desc="Counting labels",
-        unit="mask",
-        delay=2,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-        leave=False,
-    )
-    for idx, counts in counted:
-        with named_errors(masks, idx, name):
-            check_labels(np.array([*counts]), dataset.num_labels, dataset.do_reduce_labels)
-        counts = {value - first: count for value, count in counts.items() if first <= value != IGNORE_INDEX}
-        present = list(counts)
-        pixels[present] += np.array(list(counts.values()), dtype=np.int64)
-        around[present] += sum(counts.values())
-    frequencies = (pixels / np.maximum(around, 1)).tolist()
+    frequencies = (counts.pixels / np.maximum(counts.pixels_around, 1)).tolist()
     median = statistics.median([frequency for frequency in frequencies if frequency > 0] or [0.0])
     return tuple(median / frequency if frequency > 0 else 0.0 for frequency in frequencies)

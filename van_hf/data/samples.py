@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 from ..model.image_processing_van import VanImageProcessor, reduce_labels, upright
 from .augmentation import DrawnAugmentation, TrainAugmentation, source_box
 from .masks import MaskMeaning, check_labels, check_picture, raw_labels
+from .rare_classes import RareClassSampling
 
 # Pictures are read as at inference: upright, any mode as RGB, transparent ones over white.
 _PROCESSOR = VanImageProcessor()
@@ -176,9 +177,9 @@ def orientation_of(image: Image.Image) -> int:
 class TrainSamples(torch.utils.data.Dataset):
     """The samples of a whole training run, numbered from 0 in the order in which they are trained on.
 
-    Sample `i` depends on `seed` and `i` alone: every epoch goes through all pictures in an order of its own, and each
-    sample has its own random numbers for the augmentation. A run resumes by going on with the next number, and the
-    numbers may be dealt out to any workers and processes.
+    Sample `i` depends on `seed` and `i` alone: every epoch goes through all pictures in an order of its own, unless
+    they are drawn by their classes, and each sample has its own random numbers for the augmentation. A run resumes by
+    going on with the next number, and the numbers may be dealt out to any workers and processes.
 
     Args:
         split: a dataset with the columns `image` and `annotation`.
@@ -194,6 +195,7 @@ class TrainSamples(torch.utils.data.Dataset):
             with an antialiased reduction. Crops, labels and all other pictures stay the same. A split with a format
             or transform of its own decodes its pictures itself, and they stay as they are.
         mask_meaning: see `read_example`.
+        rare_class_sampling: draws the picture of each sample, and the label that its crop shows.
     """
 
     def __init__(
@@ -208,6 +210,7 @@ class TrainSamples(torch.utils.data.Dataset):
         name: str = "train",
         jpeg_draft: bool = False,
         mask_meaning: MaskMeaning | None = None,
+        rare_class_sampling: RareClassSampling | None = None,
     ):
         if len(split) == 0:
             raise ValueError(f"{name} holds no pictures to train on.")
@@ -220,6 +223,7 @@ class TrainSamples(torch.utils.data.Dataset):
         self.num_samples = num_samples
         self.name = name
         self.mask_meaning = mask_meaning
+        self.rare_class_sampling = rare_class_sampling
 
     def __len__(self) -> int:
         return self.num_samples
@@ -232,17 +236,24 @@ class TrainSamples(torch.utils.data.Dataset):
         """
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of a run of {self.num_samples}")
-        epoch, position = divmod(index, len(self.split))
-        order = torch.randperm(len(self.split), generator=_generator(self.seed, 0, epoch))
-        picture = int(order[position])
+        picture, shown_label = self._choose_picture(index)
         with named_errors(self.split, picture, self.name):
             example = self.split[picture]
             annotation = example["annotation"]
             labels = _read_labels(annotation, self.num_labels, self.do_reduce_labels, self.mask_meaning)
-            drawn = self.augmentation.draw(labels, _generator(self.seed, 1, index), self.do_reduce_labels)
+            generator = _generator(self.seed, 1, index)
+            drawn = self.augmentation.draw(labels, generator, self.do_reduce_labels, shown_label)
             part, reduction = self._read_part(example["image"], labels.shape, drawn)
         image, labels = self.augmentation.apply(drawn, part, labels.shape, reduction)
         return {"pixel_values": image, "labels": labels.long()}
+
+    def _choose_picture(self, index: int) -> tuple[int, int | None]:
+        """The number of a sample's picture, and the label that its crop is to show, if any."""
+        if self.rare_class_sampling is not None:
+            return self.rare_class_sampling.draw(_generator(self.seed, 2, index))
+        epoch, position = divmod(index, len(self.split))
+        order = torch.randperm(len(self.split), generator=_generator(self.seed, 0, epoch))
+        return int(order[position]), None
 
     def _read_part(
         self, image: Image.Image | dict, source_size: tuple[int, int], drawn: DrawnAugmentation
