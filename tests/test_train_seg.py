@@ -15,11 +15,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import eval_seg
+import numpy as np
 import pytest
 import torch
 import train_seg
 from accelerate import Accelerator
-from conftest import BOX_NAMES, finish, held_folders, largest_file, launch, paired_folders, tiny_config
+from conftest import BOX_NAMES, finish, held_folders, largest_file, launch, paint_box, paired_folders, tiny_config
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -244,6 +245,77 @@ def test_resumed_run_has_its_loss_and_its_sampling(monkeypatch, capsys, tmp_path
     else:
         assert weights == {"sky": 0.5, "ground": 1, "box": 4}
         assert results["run"]["class_weights"] == {"box": 4, "0": 0.5}
+
+
+COLORS = np.array([(90, 160, 250), (128, 64, 128), (255, 127, 0)], dtype=np.uint8)
+
+
+def with_palette(labels: np.ndarray) -> Image.Image:
+    """The colours of the labels at other places of the palette."""
+    mask = Image.fromarray(labels + 3)
+    mask.putpalette([1, 2, 3] * 3 + COLORS.ravel().tolist())
+    return mask
+
+
+# What a mask of labels is made of them, and the arguments that say what it means.
+FORMS = {
+    "labels": (Image.fromarray, []),
+    "values": (lambda labels: Image.fromarray(labels * 100), ["--mask_values", "0=0", "100=1", "200=2"]),
+    "colours": (lambda labels: Image.fromarray(COLORS[labels]), []),
+    "palette": (with_palette, ["--mask_palettes"]),
+}
+
+
+def write_boxes(folder: Path, encode) -> dict[str, list[np.ndarray]]:
+    """A folder of boxes, all pixels labelled; the labels of each split's masks."""
+    rng = np.random.default_rng(0)
+    written = {"training": [], "validation": []}
+    for split, count in (("training", 4), ("validation", 2)):
+        for kind in ("images", "annotations"):
+            (folder / kind / split).mkdir(parents=True)
+        for idx in range(count):
+            example = paint_box(rng)
+            labels = np.array(example["mask"]) % 255
+            example["image"].save(folder / "images" / split / f"{idx}.png")
+            encode(labels).save(folder / "annotations" / split / f"{idx}.png")
+            written[split].append(labels)
+    names = {idx: {"name": name, "color": COLORS[idx].tolist()} for idx, name in BOX_NAMES.items()}
+    (folder / "id2label.json").write_text(json.dumps(names))
+    return written
+
+
+def write_polygons(folder: Path, written: dict[str, list[np.ndarray]]) -> list[Path]:
+    """COCO's files of the same masks; what has no polygon is the sky."""
+    files = []
+    for split, masks in written.items():
+        images, annotations = [], []
+        for idx, labels in enumerate(masks):
+            height, width = labels.shape
+            images.append({"id": idx, "file_name": f"{split}/{idx}.png", "height": height, "width": width})
+            for label in (1, 2):
+                (top, bottom), (left, right) = ((at.min(), at.max() + 1) for at in (labels == label).nonzero())
+                corners = np.array([left, top, right, top, right, bottom, left, bottom]).tolist()
+                annotation = {"id": len(annotations), "image_id": idx, "category_id": label, "area": 1, "iscrowd": 0}
+                annotations.append(annotation | {"segmentation": [corners]})
+        files.append(folder / f"{split}.json")
+        categories = [{"id": label, "name": BOX_NAMES[label]} for label in (1, 2)]
+        files[-1].write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return files
+
+
+@pytest.mark.slow
+def test_masks_in_any_form_give_the_same_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    data = {}
+    for form, (encode, arguments) in FORMS.items():
+        written = write_boxes(tmp_path / "data" / form, encode)
+        data[form] = [tmp_path / "data" / form, *arguments]
+    data["polygons"] = [tmp_path / "data/labels/images", "--annotations", *write_polygons(tmp_path, written)]
+    for form, arguments in data.items():
+        length = ("--max_train_steps", 2, "--num_threads", 1, "--output_dir", tmp_path / form)
+        run_here(monkeypatch, train_seg, "--dataset", *arguments, *TRAINING, *length)
+        assert_same_weights(tmp_path / "labels", tmp_path / form)
+        assert results_of(tmp_path / form)["mean_iou"] == results_of(tmp_path / "labels")["mean_iou"]
 
 
 def test_weights_of_other_labels_stop_the_script(monkeypatch, capsys, tmp_path, boxes):
