@@ -4,7 +4,7 @@
 
 from .augmentation import TrainAugmentation
 from .class_weights import balanced_class_weights, read_class_weights, resolve_class_weights
-from .label_check import check_train_labels, check_validation_labels
+from .label_check import check_train_labels, check_validation_labels, describe_labels
 from .label_tables import LABEL_TABLES
 from .loading import SegmentationDataset, load_segmentation_dataset
 from .masks import MaskMeaning
@@ -19,6 +19,7 @@ __all__ = [
     "balanced_class_weights",
     "check_train_labels",
     "check_validation_labels",
+    "describe_labels",
     "load_segmentation_dataset",
     "read_class_weights",
     "read_example",
