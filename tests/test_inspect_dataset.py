@@ -238,6 +238,33 @@ def test_the_arguments_that_are_told_help(clean, tmp_path, values, has_names):
     assert run("--dataset", folder, "--output_dir", tmp_path / "second", *arguments) == 0, arguments
 
 
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("validation", ["--train_split", "training[:90%]", "--validation_split", "training[90%:]"]),
+        ("training", ["--train_split", "validation[:90%]", "--validation_split", "validation[90%:]"]),
+    ],
+)
+def test_what_there_is_of_a_dataset_is_inspected(clean, tmp_path, missing, arguments, has_names, capsys):
+    folder = shutil.copytree(clean, tmp_path / "data")
+    for kind in ("images", "annotations"):
+        shutil.rmtree(folder / kind / missing)
+    if not has_names:
+        (folder / "id2label.json").unlink()
+    assert run("--dataset", folder, "--output_dir", tmp_path / "out") == 1
+    report = report_of(tmp_path / "out")
+    errors = {finding["kind"]: finding for finding in report["findings"] if finding["severity"] == "error"}
+    assert list(errors) == (["missing split"] if has_names else ["missing split", "label names", "raw values"])
+    assert errors["missing split"]["arguments"].replace('"', "").split() == arguments
+    numbers = {split: content["num_examples"] for split, content in report["splits"].items()}
+    there = {"training": "train", "validation": "validation"}
+    assert numbers == {name: 0 if split == missing else SPLITS[split] for split, name in there.items()}
+    assert "found: " in capsys.readouterr().out
+    if has_names:
+        assert run("--dataset", folder, "--output_dir", tmp_path / "out", *arguments) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -118,11 +118,13 @@ def find_all(inspection: Inspection) -> list[Finding]:
 
 
 def _file_findings(inspection: Inspection) -> Iterator[Finding]:
-    if inspection.file_problems:
-        texts = [problem.text for problem in inspection.file_problems]
+    if texts := [problem.text for problem in inspection.file_problems if not problem.arguments]:
         yield Finding(
             ERROR, "unpaired files", f"Files without a counterpart, or that cannot be used: {len(texts)}.", texts
         )
+    for problem in inspection.file_problems:
+        if problem.arguments:
+            yield Finding(ERROR, "missing split", problem.text, arguments=problem.arguments)
     by_kind = defaultdict(list)
     for record in _all_records(inspection):
         for kind, text in record.problems:
@@ -252,10 +254,11 @@ def label_findings(
 
     Args:
         names: the label names by label id.
-        summaries: of "train", "validation" or both.
+        summaries: of "train", "validation" or both. Nothing is told of what has no examples.
         do_reduce_labels: whether 0 in the masks is ignored.
         is_sample: whether there are masks that were not counted, which may hold what these lack.
     """
+    summaries = {split: summary for split, summary in summaries.items() if summary.num_examples}
     train, validation = (summaries.get(split) for split in SPLITS)
     if train and len(train.label_pixels) < 2:
         yield Finding(ERROR, "nothing to learn", f"The training masks hold {len(train.label_pixels)} labels; a model "
