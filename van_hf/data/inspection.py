@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..model.image_processing_van import upright
+from ..model.image_processing_van import orientation_of, upright
 from .augmentation import IGNORE_INDEX
 from .masks import COLOR_MODES, MASK_MODES, MaskMeaning, check_labels, describe_color, raw_labels
-from .samples import content_of, orientation_of, read_pixels, undecoded
+from .samples import content_of, read_pixels, undecoded
 
 # Of a mask that holds more values or colours, as photographs and masks saved as JPEG do, those with the most pixels.
 MAX_RAW_VALUES = 256
