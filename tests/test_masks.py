@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,31 @@ def test_arguments_that_cannot_be(arguments, message, tmp_path):
     folder = write_dataset(tmp_path / "data", *ENCODINGS["labels"][:2])
     with pytest.raises(ValueError, match=message):
         load_segmentation_dataset(str(folder), **arguments)
+
+
+def with_alpha(labels: np.ndarray, mode: str, alpha: int = 255) -> Image.Image:
+    mask = with_palette(labels) if mode == "PA" else Image.fromarray(labels)
+    mask = mask.convert(mode)
+    opacity = np.full(labels.shape, 255, dtype=np.uint8)
+    opacity[3:5] = alpha
+    mask.putalpha(Image.fromarray(opacity))
+    assert mask.mode == mode
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["LA", "PA"])
+def test_alpha_says_nothing_where_all_is_opaque(mode):
+    labels = labels_of(0)
+    mask = with_alpha(labels, mode)
+    np.testing.assert_array_equal(raw_labels(mask), np.array(with_palette(labels)) if mode == "PA" else labels)
+    meaning = MaskMeaning(colors=tuple((color, label) for label, color in enumerate(COLORS)), palettes_are_colors=True)
+    meaning = replace(meaning, ignore_unlisted=True)
+    np.testing.assert_array_equal(raw_labels(mask, meaning), labels)
+    mask.getexif()[0x0112] = 6
+    assert raw_labels(mask).shape == labels.shape[::-1]
+    for alpha in (0, 254):
+        with pytest.raises(ValueError, match=f"mode {mode}, and pixels that are not opaque.*with 255 where nothing"):
+            raw_labels(with_alpha(labels, mode, alpha))
 
 
 def test_the_tolerance_is_not_for_indices():
