@@ -290,6 +290,23 @@ def test_places_and_numbers_as_tools_write_them(tmp_path):
     np.testing.assert_array_equal(labels, expected_mask())
 
 
+def test_files_of_one_name_beside_the_pictures(tmp_path):
+    """As Roboflow lays them out."""
+    content = json.loads(write(tmp_path).read_text())
+    files = []
+    for place, (split, name) in enumerate((("train", "a.png"), ("valid", "deep/b.png"))):
+        files.append(tmp_path / "export" / split / "_annotations.coco.json")
+        files[-1].parent.mkdir(parents=True)
+        (tmp_path / "pictures" / name).rename(files[-1].parent / Path(name).name)
+        kept = {"images": content["images"][place : place + 1], "categories": content["categories"]}
+        annotations = [{**entry, "image_id": place} for entry in content["annotations"]]
+        files[-1].write_text(json.dumps(kept | {"annotations": annotations}))
+    dataset = load_segmentation_dataset(str(tmp_path / "export"), annotations=files)
+    for split in dataset.splits.values():
+        _, labels = read_example(split, 0, num_labels=3, do_reduce_labels=False, name="")
+        np.testing.assert_array_equal(labels, expected_mask())
+
+
 def test_arguments_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="leave out id2label and mask_values"):
         load(write(tmp_path), id2label=3, mask_values={0: 1})

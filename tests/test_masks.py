@@ -206,6 +206,23 @@ def test_arguments_that_cannot_be(arguments, message, tmp_path):
         load_segmentation_dataset(str(folder), **arguments)
 
 
+def test_a_folder_as_cvat_exports_it(tmp_path):
+    """Segmentation mask 1.1, with two of its folders renamed."""
+    colors = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], dtype=np.uint8)
+    labels = [labels_of(seed) % 3 for seed in range(2)]
+    for folder, content in (("images", labels), ("masks", labels), ("SegmentationObject", labels)):
+        (tmp_path / folder).mkdir()
+        for number, mask in enumerate(content):
+            Image.fromarray(colors[mask]).save(tmp_path / folder / f"{number}.png")
+    rows = ["# label:color_rgb:parts:actions", "background:0,0,0::", "crack:250,50,83::", "leaf:51,221,255::"]
+    (tmp_path / "labelmap.txt").write_text("\n".join(rows) + "\n")
+    parts = {"train_split": "train[:50%]", "validation_split": "train[50%:]"}
+    dataset = load_segmentation_dataset(str(tmp_path), id2label=tmp_path / "labelmap.txt", **parts)
+    assert list(dataset.id2label.values()) == ["background", "crack", "leaf"]
+    for split, expected in zip(dataset.splits.values(), labels, strict=True):
+        np.testing.assert_array_equal(raw_labels(split[0]["annotation"], dataset.mask_meaning), expected)
+
+
 def with_alpha(labels: np.ndarray, mode: str, alpha: int = 255) -> Image.Image:
     mask = with_palette(labels) if mode == "PA" else Image.fromarray(labels)
     mask = mask.convert(mode)
