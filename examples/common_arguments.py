@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -58,7 +59,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     data.add_argument("--label_table", help=f"whose labels, colours and raw values the masks have: "
                       f"{', '.join(LABEL_TABLES)}")  # fmt: skip
     data.add_argument("--mask_values", nargs="+", metavar="RAW=LABEL", help="what masks hold, if not labels, such as "
-                      "0=0 255=1 7=ignore, 0=background 255=crack or '#ff0000=car'; or a JSON file of it")  # fmt: skip
+                      "0=0 255=1 -1=ignore, 0=background 255=crack or '#ff0000=car'; or a JSON file")  # fmt: skip
+    # Values may be negative; argparse takes `-1` for a value, but `-1=ignore`, unless told so, for an option.
+    parser._negative_number_matcher = re.compile(r"^-\d+(=.*)?$|^-\d*\.\d+$", re.DOTALL)
     data.add_argument("--mask_palettes", action="store_true", help="read masks with palettes by their colours")
     data.add_argument("--mask_tolerance", type=int, default=0, help="how far values, or channels of colours, may be "
                       "from those listed, as in masks that were saved as JPEG")  # fmt: skip

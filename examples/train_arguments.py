@@ -35,6 +35,7 @@ from van_hf.data import (
     check_train_labels,
     check_validation_labels,
     count_labels,
+    describe_labels,
     read_class_weights,
     resolve_class_weights,
 )
@@ -327,14 +328,19 @@ def find_access_problems(args: argparse.Namespace, state: PartialState) -> list[
 
 
 def find_label_problems(dataset: SegmentationDataset, state: PartialState) -> list[str]:
-    """Masks that a model could learn nothing from, or not be evaluated by; the main process looks at them."""
-    problems = []
+    """Masks that a model could learn nothing from, or not be evaluated by.
+
+    The main process looks at some hundred, and where they will do prints the table of the labels.
+    """
+    problems, contents = [], {}
     if state.is_main_process:
-        for check in (check_train_labels, check_validation_labels):
+        for split, check in (("train", check_train_labels), ("validation", check_validation_labels)):
             try:
-                check(dataset)
+                contents[split] = check(dataset)
             except ValueError as error:
                 problems.append(f"--dataset: {error}")
+        if not problems:
+            print(describe_labels(dataset, contents))
     return problems
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from van_hf.data import TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
@@ -121,8 +121,83 @@ def test_panoptic_masks(tmp_path):
     _, labels = read_example(dataset.splits["train"], 1, num_labels=3, do_reduce_labels=False, name="train")
     np.testing.assert_array_equal(labels, np.array([255, 1, 2])[expected_mask()])
     (file.with_suffix("") / "0.png").unlink()
-    with pytest.raises(ValueError, match=r"train\[0\].*0.png"):
-        read_example(dataset.splits["train"], 0, num_labels=3, do_reduce_labels=False, name="train")
+    with pytest.raises(ValueError, match="1 of 2 masks are not in .*/instances: 0.png"):
+        load(file)
+    problems = []
+    splits, _ = load_coco(tmp_path / "pictures", [file], problems)
+    assert len(splits["train"]) == 1 and [Path(problem.file).name for problem in problems] == ["0.png"]
+    (file.with_suffix("") / "1.png").unlink()
+    file.with_suffix("").rmdir()
+    with pytest.raises(ValueError, match="2 of 2 masks are not in .*/instances, which does not exist: 0.png, 1.png"):
+        load(file)
+    with pytest.raises(ValueError, match="none of its pictures can be used: .*the mask .*0.png is missing"):
+        load_coco(tmp_path / "pictures", [file], [])
+
+
+def turn_pictures(file: Path, orientation: int, side: str, crop: int | None = None) -> np.ndarray:
+    """Give pictures an orientation, and regions that are drawn on either side of it; return the mask to come out."""
+    content = json.loads(file.read_text())
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored_mask = expected_mask()[:crop, :crop]
+    for name in ("a.png", "deep/b.png"):
+        path = file.parent / "pictures" / name
+        Image.open(path).crop((0, 0, *stored_mask.shape[::-1])).save(path, exif=exif)
+    mask = Image.fromarray(stored_mask)
+    mask.getexif()[ExifTags.Base.Orientation] = orientation
+    turned = np.array(ImageOps.exif_transpose(mask))
+    drawn = stored_mask if side == "stored" else turned
+    annotations = [
+        {"id": int(value), "image_id": idx, "category_id": {1: 3, 2: 7}[int(value)], "area": 1}
+        | {"segmentation": {"size": list(drawn.shape), "counts": runs_of(drawn == value)}}
+        for idx in range(2)
+        for value in np.unique(drawn)[1:]
+    ]
+    images = [entry | dict(zip(("height", "width"), drawn.shape, strict=True)) for entry in content["images"]]
+    file.write_text(json.dumps(content | {"images": images, "annotations": annotations}))
+    return turned
+
+
+def runs_of(region: np.ndarray) -> str:
+    return coco_mask.encode(np.asfortranarray(region).astype(np.uint8, order="F"))["counts"].decode()
+
+
+def read_labels(file: Path, idx: int = 0) -> np.ndarray:
+    image, labels = read_example(load(file).splits["train"], idx, num_labels=3, do_reduce_labels=False, name="train")
+    assert image.shape[1:] == labels.shape
+    return labels.numpy()
+
+
+@pytest.mark.parametrize("side", ["stored", "shown"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_sizes_tell_how_turned_pictures_were_drawn_on(tmp_path, orientation, side, caplog):
+    file = write(tmp_path)
+    turned = turn_pictures(file, orientation, side)
+    for idx in range(2):
+        np.testing.assert_array_equal(read_labels(file, idx), turned)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("orientation", "crop"), [(2, None), (3, None), (4, None), (5, 40), (6, 40), (7, 40), (8, 40)]
+)
+def test_where_sizes_do_not_tell_regions_are_drawn_on_what_is_stored(tmp_path, orientation, crop, caplog):
+    file = write(tmp_path)
+    np.testing.assert_array_equal(turn_pictures(file, orientation, "stored", crop), read_labels(file))
+    assert "2 pictures are turned or mirrored by EXIF, and sizes do not tell" in caplog.text
+
+
+@pytest.mark.parametrize("side", ["stored", "shown"])
+def test_one_picture_tells_how_the_others_of_a_file_were_drawn_on(tmp_path, side, caplog):
+    file = write(tmp_path)
+    turned = turn_pictures(file, 3, side)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(tmp_path / "pictures" / "deep" / "b.png") as picture:
+        stored = picture.convert("RGB") if side == "stored" else picture.convert("RGB").transpose(Image.ROTATE_90)
+    stored.save(tmp_path / "pictures" / "deep" / "b.png", exif=exif)
+    np.testing.assert_array_equal(read_labels(file), turned)
+    assert not caplog.records
 
 
 def annotation(**changes) -> dict:
@@ -135,7 +210,8 @@ def annotation(**changes) -> dict:
     [
         ({"annotations": "none"}, "no list of annotations"),
         ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "several categories have the id 1"),
-        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "several categories have the name 'a'"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "the name 'a' .ids 1, 2.;"),
+        ({"categories": [{"id": 4, "name": "a  b"}, {"id": 2, "name": " a\tb"}]}, "the name 'a b' .ids 2, 4.; white"),
         ({"categories": [{"id": 1}]}, "each category must have an id and a name"),
         ({"images": [{"id": 0, "file_name": "c.png", "height": 4, "width": 4}]}, "1 of 1 pictures are not in.*c.png"),
         (
@@ -212,6 +288,23 @@ def test_places_and_numbers_as_tools_write_them(tmp_path):
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     _, labels = read_example(load(file).splits["train"], 0, num_labels=3, do_reduce_labels=False, name="train")
     np.testing.assert_array_equal(labels, expected_mask())
+
+
+def test_files_of_one_name_beside_the_pictures(tmp_path):
+    """As Roboflow lays them out."""
+    content = json.loads(write(tmp_path).read_text())
+    files = []
+    for place, (split, name) in enumerate((("train", "a.png"), ("valid", "deep/b.png"))):
+        files.append(tmp_path / "export" / split / "_annotations.coco.json")
+        files[-1].parent.mkdir(parents=True)
+        (tmp_path / "pictures" / name).rename(files[-1].parent / Path(name).name)
+        kept = {"images": content["images"][place : place + 1], "categories": content["categories"]}
+        annotations = [{**entry, "image_id": place} for entry in content["annotations"]]
+        files[-1].write_text(json.dumps(kept | {"annotations": annotations}))
+    dataset = load_segmentation_dataset(str(tmp_path / "export"), annotations=files)
+    for split in dataset.splits.values():
+        _, labels = read_example(split, 0, num_labels=3, do_reduce_labels=False, name="")
+        np.testing.assert_array_equal(labels, expected_mask())
 
 
 def test_arguments_that_do_not_go_together(tmp_path):

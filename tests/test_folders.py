@@ -29,6 +29,17 @@ def test_pictures_in_nested_folders_go_with_the_masks_of_the_same_path(tmp_path)
     assert pictures(tmp_path, names=names) == sorted(names)
 
 
+def test_pictures_without_folders_are_of_one_split(tmp_path):
+    paired_folders(tmp_path, splits=("",), names=("p1", "p2"))
+    splits = pair_folders(tmp_path)
+    assert list(splits) == ["train"]
+    for column in ("image", "annotation"):
+        assert [Path(picture.filename).stem for picture in splits["train"][column]] == ["p1", "p2"]
+    (tmp_path / "annotations" / "p1.png").unlink()
+    with pytest.raises(ValueError, match=r"p1.jpg has no counterpart: no file p1.\* in .*annotations\."):
+        pair_folders(tmp_path)
+
+
 def test_folders_that_are_nested_on_one_side_only_are_named(tmp_path):
     paired_folders(tmp_path, splits=("train",), names=("p1",))
     (tmp_path / "images" / "train" / "ulm").mkdir()

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 COLORS = ((200, 40, 10), (10, 60, 220), (90, 160, 20), (250, 250, 0), (0, 240, 250))
 LABELS = ("sky", "ground", "box", "absent", "late")
 SPLITS = {"training": 26, "validation": 5}
+SLOW_FIXTURES = {"spoilt"}
 
 
 def run(*arguments: object) -> int:
@@ -44,6 +45,12 @@ def make(folder: Path, names: tuple | None = LABELS[:3]) -> Path:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("data") / "clean")
+
+
+@pytest.fixture
+def spoilt(clean, tmp_path) -> Path:
+    """A copy for a test to spoil, and then to inspect once or twice."""
+    return shutil.copytree(clean, tmp_path / "data")
 
 
 def plant_faults(folder: Path) -> dict[str, str]:
@@ -108,13 +115,12 @@ def plant_faults(folder: Path) -> dict[str, str]:
     }
 
 
-def test_all_faults_are_named(clean, tmp_path, capsys):
-    folder = shutil.copytree(clean, tmp_path / "data")
-    faults = plant_faults(folder)
-    with Image.open(folder / "images" / "validation" / "01.jpg") as image:
-        mask = Image.open(folder / "annotations" / "validation" / "01.png").resize(image.size, 0)
-    mask.save(folder / "annotations" / "validation" / "01.png")
-    assert run("--dataset", folder, "--output_dir", tmp_path / "out") == 1
+def test_all_faults_are_named(spoilt, tmp_path, capsys):
+    faults = plant_faults(spoilt)
+    with Image.open(spoilt / "images" / "validation" / "01.jpg") as image:
+        mask = Image.open(spoilt / "annotations" / "validation" / "01.png").resize(image.size, 0)
+    mask.save(spoilt / "annotations" / "validation" / "01.png")
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
     files = {finding["kind"]: finding["files"] for finding in report["findings"]}
     missing = {
@@ -151,6 +157,7 @@ def test_a_clean_dataset(clean, tmp_path, capsys):
     assert "Errors: 0," in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_stopping_and_going_on_gives_the_same_report(clean, tmp_path, monkeypatch, capsys):
     assert run("--dataset", clean, "--output_dir", tmp_path / "whole") == 0
     look, seen = inspect_dataset.InspectedExamples.__getitem__, []
@@ -178,34 +185,32 @@ def test_stopping_and_going_on_gives_the_same_report(clean, tmp_path, monkeypatc
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_only_what_was_mended_is_looked_at_again(clean, tmp_path, monkeypatch):
-    folder = shutil.copytree(clean, tmp_path / "data")
-    mask = folder / "annotations" / "training" / "03.png"
+def test_only_what_was_mended_is_looked_at_again(spoilt, tmp_path, monkeypatch):
+    mask = spoilt / "annotations" / "training" / "03.png"
     content = mask.read_bytes()
     mask.write_bytes(b"no mask")
-    assert run("--dataset", folder, "--output_dir", tmp_path / "out") == 1
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "out") == 1
     mask.write_bytes(content)
     looked_at, inspect_mask = [], inspect_dataset.InspectedExamples.__getitem__.__globals__["_inspect_mask"]
     monkeypatch.setattr(
         "van_hf.data.inspection._inspect_mask", lambda r, *rest: (looked_at.append(r.idx), inspect_mask(r, *rest))
     )
-    assert run("--dataset", folder, "--output_dir", tmp_path / "out") == 0
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "out") == 0
     assert looked_at == [3]
 
 
-def test_processes_find_the_same(clean, tmp_path):
-    folder = shutil.copytree(clean, tmp_path / "data")
+def test_processes_find_the_same(spoilt, tmp_path):
     for number in range(26, 40):
         for kind, suffix in (("images", "jpg"), ("annotations", "png")):
-            shutil.copy(folder / kind / "training" / f"00.{suffix}", folder / kind / "training" / f"{number}.{suffix}")
+            shutil.copy(spoilt / kind / "training" / f"00.{suffix}", spoilt / kind / "training" / f"{number}.{suffix}")
     for workers in (0, 2):
-        arguments = ["--dataset", folder, "--output_dir", tmp_path / str(workers), "--num_workers", workers]
+        arguments = ["--dataset", spoilt, "--output_dir", tmp_path / str(workers), "--num_workers", workers]
         assert inspect_dataset.main([*map(str, arguments), "--recipe", "scenes"]) == 0
     assert report_of(tmp_path / "0") == report_of(tmp_path / "2")
 
 
-def repaint(folder: Path, values: dict[int, object]) -> Path:
-    """Give the masks of a copy other values or colours."""
+def repaint(folder: Path, values: dict[int, object]) -> None:
+    """Give the masks other values or colours."""
     for path in (folder / "annotations").rglob("*.png"):
         labels = np.array(Image.open(path))
         first = next(iter(values.values()))
@@ -213,7 +218,6 @@ def repaint(folder: Path, values: dict[int, object]) -> Path:
         for label, value in values.items():
             table[label] = value
         Image.fromarray(table[labels]).save(path)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -227,15 +231,41 @@ def repaint(folder: Path, values: dict[int, object]) -> Path:
         ({0: 1, 1: 2, 2: 3, 255: 0}, True),
     ],
 )
-def test_the_arguments_that_are_told_help(clean, tmp_path, values, has_names):
-    folder = repaint(shutil.copytree(clean, tmp_path / "data"), values)
+def test_the_arguments_that_are_told_help(spoilt, tmp_path, values, has_names):
+    repaint(spoilt, values)
     if not has_names:
-        (folder / "id2label.json").unlink()
-    assert run("--dataset", folder, "--output_dir", tmp_path / "first") == 1
+        (spoilt / "id2label.json").unlink()
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "first") == 1
     findings = report_of(tmp_path / "first")["findings"]
     arguments = [finding["arguments"].split() for finding in findings if finding["kind"] in ("raw values", "colours")]
     arguments = next(told for told in arguments if told)
-    assert run("--dataset", folder, "--output_dir", tmp_path / "second", *arguments) == 0, arguments
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "second", *arguments) == 0, arguments
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("validation", ["--train_split", "training[:90%]", "--validation_split", "training[90%:]"]),
+        ("training", ["--train_split", "validation[:90%]", "--validation_split", "validation[90%:]"]),
+    ],
+)
+def test_what_there_is_of_a_dataset_is_inspected(spoilt, tmp_path, missing, arguments, has_names, capsys):
+    for kind in ("images", "annotations"):
+        shutil.rmtree(spoilt / kind / missing)
+    if not has_names:
+        (spoilt / "id2label.json").unlink()
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "out") == 1
+    report = report_of(tmp_path / "out")
+    errors = {finding["kind"]: finding for finding in report["findings"] if finding["severity"] == "error"}
+    assert list(errors) == (["missing split"] if has_names else ["missing split", "label names", "raw values"])
+    assert errors["missing split"]["arguments"].replace('"', "").split() == arguments
+    numbers = {split: content["num_examples"] for split, content in report["splits"].items()}
+    there = {"training": "train", "validation": "validation"}
+    assert numbers == {name: 0 if split == missing else SPLITS[split] for split, name in there.items()}
+    assert "found: " in capsys.readouterr().out
+    if has_names:
+        assert run("--dataset", spoilt, "--output_dir", tmp_path / "out", *arguments) == 0
 
 
 @pytest.mark.parametrize(

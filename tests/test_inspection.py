@@ -74,6 +74,19 @@ def test_colours_are_counted_whether_or_not_they_are_listed():
     assert photograph.num_raw > len(photograph.raw) == MAX_RAW_VALUES
 
 
+def with_hole(mask):
+    mask = mask.convert("LA")
+    mask.putpixel((1, 1), (0, 0))
+    return mask
+
+
+def test_values_of_masks_with_an_alpha_channel_are_counted():
+    record = inspect(encoded(picture()), encoded(labels_of([0, 1]).convert("LA")), LabelReading(2))
+    assert (record.mask_mode, record.raw_kind, record.raw) == ("LA", "values", {"0": 3072, "1": 3072})
+    record = inspect(encoded(picture()), encoded(with_hole(labels_of([0, 1]))), LabelReading())
+    assert record.raw == {} and [kind for kind, _ in record.problems] == ["mask mode"]
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "kinds"),
     [
@@ -87,7 +100,8 @@ def test_colours_are_counted_whether_or_not_they_are_listed():
         (encoded(picture()), encoded(labels_of([0, 9])), ["values"]),
         (encoded(picture()), encoded(labels_of([0, 1], np.float32), "TIFF"), ["mask mode"]),
         (encoded(picture()), encoded(labels_of([0, 70000], np.int32), "TIFF"), ["values"]),
-        (encoded(picture()), encoded(labels_of([0, 1]).convert("LA")), ["mask mode"]),
+        (encoded(picture()), encoded(labels_of([0, 1]).convert("LA")), []),
+        (encoded(picture()), encoded(with_hole(labels_of([0, 1]))), ["mask mode"]),
     ],
 )
 def test_nothing_in_a_file_makes_it_fail(image, mask, kinds):

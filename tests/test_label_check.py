@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels
+from van_hf.data import SegmentationDataset, check_train_labels, check_validation_labels, describe_labels
 from van_hf.data.label_check import MaskContents, count_raw_values, look_at_masks
 
 NAMES = {0: "background", 1: "crop", 2: "weed"}
@@ -72,23 +72,68 @@ def test_a_dataset_of_one_label_is_refused():
 
 
 @pytest.mark.parametrize("do_reduce_labels", [False, True])
-def test_two_labels_will_do(do_reduce_labels, caplog):
-    check_train_labels(dataset_of([mask_of(1, 2, 255, 3 * do_reduce_labels)], do_reduce_labels=do_reduce_labels))
-    assert not caplog.records
+def test_two_labels_will_do(do_reduce_labels):
+    masks = [mask_of(1, 2, 255, 3 * do_reduce_labels)]
+    contents = check_train_labels(dataset_of(masks, do_reduce_labels=do_reduce_labels))
+    assert contents.labels(do_reduce_labels) == [0, 1, 2]
 
 
-def test_labels_that_do_not_occur_are_told(caplog):
-    check_train_labels(dataset_of([mask_of(2), mask_of(255)]))
-    assert "dataset 'fields': its 2 training masks lack 1 of the 3 labels: 1 'crop'" in caplog.text
+def description_of(train, validation, names=NAMES, do_reduce_labels=False):
+    dataset = dataset_of(train, names, do_reduce_labels)
+    dataset.splits["validation"] = dataset_of(validation).splits["train"]
+    contents = {"train": check_train_labels(dataset), "validation": check_validation_labels(dataset)}
+    return describe_labels(dataset, contents)
 
 
-def test_a_sample_of_many_masks_is_looked_at(caplog):
+def test_labels_are_told_in_a_table():
+    told = description_of([mask_of(2), mask_of(255)], [mask_of(1, 1)])
+    assert told.splitlines() == [
+        "Labels of dataset 'fields', with their shares of the labelled pixels and their numbers of masks:",
+        "                           train        validation",
+        "  0 background    94.74 %      2    80.00 %      1",
+        "  2 weed           5.26 %      1        0 %      0",
+        "  1 crop              0 %      0    20.00 %      1",
+        "Looked at 2 of 2 train masks and 1 of 1 validation masks, of whose pixels 5.0 % and 0 % are not labelled",
+        "warning: Labels that are in validation masks alone cannot be learned: 1 'crop'.",
+        "warning: Labels that are in training masks alone are not measured: 2 'weed'.",
+    ]
+
+
+def test_reduced_labels_are_told_in_a_table():
+    told = description_of([mask_of(1, 2)], [mask_of(3)], do_reduce_labels=True)
+    assert (
+        "  0 background    50.00 %      1        0 %      0" in told and "80.0 % and 90.0 % are not labelled" in told
+    )
+    assert "    add --no-do_reduce_labels" in told
+
+
+def test_the_table_has_the_rarest_of_many_labels():
+    names = {label: f"label {label}" for label in range(150)} | {7: "long" * 20}
+    frequent = np.repeat(np.arange(8), 1000).reshape(80, 100).astype(np.uint8)
+    told = description_of([frequent] * 2, [frequent], names)
+    rows = told.splitlines()[2:-2]
+    assert len(rows) == 21 and rows[10] == "    … 130 labels between these are left out"
+    assert rows[7].startswith("  7 longlonglonglonglonglonglonglon…    12.50 %      2")
+    assert rows[20].startswith("149 ") and told.endswith("16 'label 16', 17 'label 17' and 132 more.")
+
+
+def test_rare_labels_are_told_with_what_helps():
+    rare = np.zeros((200, 100), dtype=np.uint8)
+    rare[0, :3] = 2
+    rare[100:] = 1
+    assert description_of([rare], [rare]).endswith(
+        "note: Labels of less than 0.1 % of the training pixels: 2 'weed' (0.015 %).\n    add --class_weights balanced"
+    )
+
+
+def test_of_a_sample_no_more_is_told_than_it_shows():
     names = dict(enumerate("abcdefghijklmno"))
     dataset = dataset_of([mask_of(1)] * 300, names)
-    assert look_at_masks(dataset, num_masks=20) == MaskContents({0: 180, 1: 20}, 20, 300)
-    check_train_labels(dataset)
-    assert "the 200 training masks looked at, of 300, lack 13 of the 15 labels: 2 'c', 3 'd'" in caplog.text
-    assert caplog.text.rstrip().endswith("11 'l', …")
+    assert look_at_masks(dataset, num_masks=20) == MaskContents({0: 180, 1: 20}, 20, 300, {0: 20, 1: 20})
+    told = description_of([mask_of(1)] * 300, [mask_of(2)], names)
+    assert "Looked at 200 of 300 train masks and 1 of 1 validation masks" in told
+    assert "python examples/inspect_dataset.py, with the same arguments about data, looks at all" in told
+    assert "Labels that occur in none of the masks that were looked at: 3 'd', " in told and "alone" not in told
 
 
 def test_the_sample_lies_all_over_the_split():
@@ -97,13 +142,13 @@ def test_the_sample_lies_all_over_the_split():
 
 
 @pytest.mark.parametrize("place", [0, 40, 99])
-def test_a_label_that_is_rare_is_found_before_masks_are_refused(place, caplog):
+def test_a_label_that_is_rare_is_found_before_masks_are_refused(place):
     masks = [mask_of()] * 100
     masks[place] = mask_of(2)
     contents = look_at_masks(dataset_of(masks), num_masks=5)
     assert contents.labels(False) == [0, 2]
     masks[place] = mask_of()
-    assert look_at_masks(dataset_of(masks), num_masks=5) == MaskContents({0: 1000}, 100, 100)
+    assert look_at_masks(dataset_of(masks), num_masks=5) == MaskContents({0: 1000}, 100, 100, {0: 100})
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "I", "I;16"])

@@ -364,6 +364,10 @@ def test_splits_by_other_names_and_slices(tmp_path):
     name = str(saved(tmp_path, train=10, validation=0, test=4))
     with pytest.raises(ValueError, match=r"no split 'validation'; found: train \(10 pictures\), test \(4 pictures\)"):
         load_segmentation_dataset(name)
+    problems = []
+    loaded = load_segmentation_dataset(name, problems=problems)
+    assert [len(data) for data in loaded.splits.values()] == [10, 0]
+    assert [problem.arguments for problem in problems] == ["--validation_split test"]
     loaded = load_segmentation_dataset(name, validation_split="test[1:3]")
     assert len(loaded.splits["train"]) == 10 and reds(loaded.splits["validation"]) == [1, 2]
     loaded = load_segmentation_dataset(name, train_split="train[:80%]+test+test[4:]", validation_split="train[80%:]")
@@ -388,6 +392,11 @@ def test_splits_that_do_not_fit(tmp_path, arguments, message):
 def test_a_dataset_without_training_split(tmp_path):
     with pytest.raises(ValueError, match="no split 'train'; found: validation"):
         load_segmentation_dataset(str(saved(tmp_path, train=0)))
+
+
+def test_a_dataset_without_either_split(tmp_path):
+    with pytest.raises(ValueError, match=r"no split 'train'; found: test .*train_split='test\[:90%\]'"):
+        load_segmentation_dataset(str(saved(tmp_path, train=0, validation=0, test=3)), problems=[])
 
 
 def test_label_names_given_win(tmp_path):

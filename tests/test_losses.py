@@ -289,3 +289,23 @@ def test_loss_of_a_model_is_not_saved_but_copied(model, tmp_path):
     assert configs[0] == configs[1]
     assert load_file(tmp_path / "other" / "model.safetensors").keys() == model.state_dict().keys()
     assert copy.deepcopy(model).loss_function == pickle.loads(pickle.dumps(model)).loss_function == loss
+
+
+def test_a_loss_that_is_a_module_is_used_and_no_part_of_the_model(tmp_path):
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("factor", torch.tensor(3.0))
+
+        def forward(self, logits, labels, ignore_index):
+            return self.factor * logits.mean()
+
+    model = VanForSemanticSegmentation(tiny_config("semantic_fpn")).train()
+    names = list(model.state_dict())
+    model.loss_function = Loss()
+    outputs = model(torch.zeros(1, 3, 64, 64), labels=torch.zeros(1, 64, 64, dtype=torch.long))
+    assert torch.equal(outputs.loss, 3 * outputs.logits.mean())
+    assert list(model.state_dict()) == names and isinstance(copy.deepcopy(model).loss_function, Loss)
+    assert not any(isinstance(module, Loss) for module in model.modules())
+    model.loss_function = upsampled_cross_entropy
+    assert model.loss_function is upsampled_cross_entropy

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,48 @@ def test_arguments_that_cannot_be(arguments, message, tmp_path):
     folder = write_dataset(tmp_path / "data", *ENCODINGS["labels"][:2])
     with pytest.raises(ValueError, match=message):
         load_segmentation_dataset(str(folder), **arguments)
+
+
+def test_a_folder_as_cvat_exports_it(tmp_path):
+    """Segmentation mask 1.1, with two of its folders renamed."""
+    colors = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], dtype=np.uint8)
+    labels = [labels_of(seed) % 3 for seed in range(2)]
+    for folder, content in (("images", labels), ("masks", labels), ("SegmentationObject", labels)):
+        (tmp_path / folder).mkdir()
+        for number, mask in enumerate(content):
+            Image.fromarray(colors[mask]).save(tmp_path / folder / f"{number}.png")
+    rows = ["# label:color_rgb:parts:actions", "background:0,0,0::", "crack:250,50,83::", "leaf:51,221,255::"]
+    (tmp_path / "labelmap.txt").write_text("\n".join(rows) + "\n")
+    parts = {"train_split": "train[:50%]", "validation_split": "train[50%:]"}
+    dataset = load_segmentation_dataset(str(tmp_path), id2label=tmp_path / "labelmap.txt", **parts)
+    assert list(dataset.id2label.values()) == ["background", "crack", "leaf"]
+    for split, expected in zip(dataset.splits.values(), labels, strict=True):
+        np.testing.assert_array_equal(raw_labels(split[0]["annotation"], dataset.mask_meaning), expected)
+
+
+def with_alpha(labels: np.ndarray, mode: str, alpha: int = 255) -> Image.Image:
+    mask = with_palette(labels) if mode == "PA" else Image.fromarray(labels)
+    mask = mask.convert(mode)
+    opacity = np.full(labels.shape, 255, dtype=np.uint8)
+    opacity[3:5] = alpha
+    mask.putalpha(Image.fromarray(opacity))
+    assert mask.mode == mode
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["LA", "PA"])
+def test_alpha_says_nothing_where_all_is_opaque(mode):
+    labels = labels_of(0)
+    mask = with_alpha(labels, mode)
+    np.testing.assert_array_equal(raw_labels(mask), np.array(with_palette(labels)) if mode == "PA" else labels)
+    meaning = MaskMeaning(colors=tuple((color, label) for label, color in enumerate(COLORS)), palettes_are_colors=True)
+    meaning = replace(meaning, ignore_unlisted=True)
+    np.testing.assert_array_equal(raw_labels(mask, meaning), labels)
+    mask.getexif()[0x0112] = 6
+    assert raw_labels(mask).shape == labels.shape[::-1]
+    for alpha in (0, 254):
+        with pytest.raises(ValueError, match=f"mode {mode}, and pixels that are not opaque.*with 255 where nothing"):
+            raw_labels(with_alpha(labels, mode, alpha))
 
 
 def test_the_tolerance_is_not_for_indices():

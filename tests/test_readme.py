@@ -214,53 +214,119 @@ MORE = {
 }
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """A Hub that has a classifier of train_seg.py's size "mini" under the name of the authors' B2."""
+SLOW_FIXTURES = {"runner"}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub that has a classifier of train_seg.py's size "mini" under the names of the authors' B0 and B2."""
+    folder = tmp_path_factory.mktemp("classifier")
     config = VanConfig(hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 2, 1], mlp_ratios=[4, 4, 4, 4], num_labels=2)
-    VanForImageClassification(config).save_pretrained(tmp_path / "classifier")
-    files = {path.name: File(path.read_bytes()) for path in (tmp_path / "classifier").iterdir()}
+    VanForImageClassification(config).save_pretrained(folder)
+    files = {path.name: File(path.read_bytes()) for path in folder.iterdir()}
     with LoopbackHub() as hub:
-        repository = hub.repositories["Visual-Attention-Network/van-base"] = Repository()
-        repository.add("main", Commit("initial commit", files))
+        for name in ("van-tiny", "van-base"):
+            repository = hub.repositories[f"Visual-Attention-Network/{name}"] = Repository()
+            repository.add("main", Commit("initial commit", files))
         yield hub
     assert hub.unknown == []
 
 
-@pytest.mark.slow
-def test_own_data_to_a_model_on_the_hub(hub, tmp_path):
-    layout, block = blocks(READMES[0], "Train on your own data")
-    names = write_data(tmp_path / "my-data", layout)
-    runner = Runner(hub.environment(tmp_path / "home"), tmp_path)
-    try:
-        results = []
-        for command in commands(block.replace("OWNER", "alice")):
-            script, arguments = script_and_arguments(command)
-            assert "alice/NAME" not in hub.repositories
-            results.append(runner.run(Path(script).name, *arguments, *MORE.get(Path(script).name, ())))
-            assert results[-1].status == 0, results[-1].err
+@pytest.fixture(scope="module")
+def runner(hub, tmp_path_factory):
+    """Runs the commands of all worked examples in one folder."""
+    runner = Runner(hub.environment(tmp_path_factory.mktemp("home")), tmp_path_factory.mktemp("commands"))
+    yield runner
+    runner.stop()
 
-        # The three lines that load it by its name.
-        _, lines = blocks(READMES[0], "Release on the Hub")
-        saving = 'import numpy; numpy.savez("segments.npz", **{s["label"]: numpy.array(s["mask"]) for s in segments})'
-        (tmp_path / "lines.py").write_text(lines.replace("OWNER", "alice") + saving)
-        picture = next((tmp_path / "my-data" / "images" / "validation").iterdir())
-        shutil.copy(picture, tmp_path / "picture.jpg")
-        done = runner.run(tmp_path / "lines.py")
-        assert done.status == 0, done.err
-    finally:
-        runner.stop()
+
+def run_commands(runner: Runner, found: list[list[str]], status: int = 0) -> list:
+    """Runs commands, in small, and returns what came of each."""
+    results = []
+    for command in found:
+        script, arguments = script_and_arguments(command)
+        results.append(runner.run(Path(script).name, *arguments, *MORE.get(Path(script).name, ())))
+        assert results[-1].status == status, (command, results[-1].err)
+    return results
+
+
+def assert_worked(folder: Path, name: str, names: list[str], results: list) -> None:
+    """What both worked examples leave."""
+    inspected, train, _, shown, predict = results
+    assert "Errors: 0," in inspected.out and (folder / "inspected" / name / "report.html").exists()
+    assert f"Labels of dataset {name!r}" in train.out.replace("leaves/pictures", "leaves")
+    trained, evaluated = (folder / "outputs" / end for end in (name, f"{name}-evaluated"))
+    assert list(json.loads((trained / "config.json").read_text())["id2label"].values()) == names
+    results = [json.loads((path / "results.json").read_text()) for path in (trained, evaluated)]
+    assert results[0]["iou"] == results[1]["iou"] and results[0]["iou"].keys() == set(names)
+    assert "shows 2 of the validation pictures" in shown.out
+    assert (folder / "outputs" / f"{name}-predictions.png").stat().st_size > 10_000
+    assert "pictures segmented" in predict.out
+
+
+def test_the_worked_example_of_black_and_white_masks(runner):
+    layout, first, rest = blocks(READMES[1], "Worked examples")[:3]
+    rng = np.random.default_rng(0)
+    for split in re.findall(r"images/(\w+)/", layout):
+        for number in range(4):
+            example = paint_box(rng)
+            white = Image.fromarray(np.where(np.array(example["mask"]) == 2, 255, 0).astype(np.uint8))
+            for kind, picture, suffix in (("images", example["image"], "jpg"), ("masks", white, "png")):
+                (runner.folder / "road-cracks" / kind / split).mkdir(parents=True, exist_ok=True)
+                picture.save(runner.folder / "road-cracks" / kind / split / f"{number:04}.{suffix}")
+    shutil.copytree(runner.folder / "road-cracks" / "images" / "validation", runner.folder / "new-photographs")
+    (told,) = run_commands(runner, commands(first), status=1)
+    assert "add --mask_values 0=background 255=object" in told.out and "Errors: 2," in told.out
+    assert_worked(runner.folder, "road-cracks", ["background", "crack"], run_commands(runner, commands(rest)))
+
+
+def test_the_worked_example_of_polygons(runner):
+    rng = np.random.default_rng(0)
+    categories = [{"id": 4, "name": "leaf"}, {"id": 7, "name": "spot"}]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (runner.folder / "leaves" / "pictures").mkdir(parents=True)
+    for number in range(10):
+        picture = paint_box(rng)["image"]
+        picture.save(runner.folder / "leaves" / "pictures" / f"{number:04}.jpg")
+        width, height = picture.size
+        entry = {"id": number, "file_name": f"{number:04}.jpg", "width": width, "height": height}
+        content["images"].append(entry)
+        for category, top, bottom in ((4, height // 2, height), (7, height // 4, height // 2)):
+            polygon = [0, top, width // 3, top, width // 3, bottom, 0, bottom]
+            annotation = {"id": 2 * number + category, "image_id": number, "category_id": category}
+            content["annotations"].append(annotation | {"segmentation": [polygon]})
+    (runner.folder / "leaves" / "instances.json").write_text(json.dumps(content))
+    results = run_commands(runner, commands(blocks(READMES[1], "Worked examples")[4]))
+    assert_worked(runner.folder, "leaves", ["background", "leaf", "spot"], results)
+
+
+def test_own_data_to_a_model_on_the_hub(hub, runner):
+    layout, block = blocks(READMES[0], "Train on your own data")
+    names = write_data(runner.folder / "my-data", layout)
+    *found, push = commands(block.replace("OWNER", "alice"))
+    results = run_commands(runner, found)
+    assert "alice/NAME" not in hub.repositories
+    results += run_commands(runner, [push])
+
+    # The three lines that load it by its name.
+    _, lines = blocks(READMES[0], "Release on the Hub")
+    saving = 'import numpy; numpy.savez("segments.npz", **{s["label"]: numpy.array(s["mask"]) for s in segments})'
+    (runner.folder / "lines.py").write_text(lines.replace("OWNER", "alice") + saving)
+    picture = next((runner.folder / "my-data" / "images" / "validation").iterdir())
+    shutil.copy(picture, runner.folder / "picture.jpg")
+    done = runner.run(runner.folder / "lines.py")
+    assert done.status == 0, done.err
 
     inspected, train, predict, dry_run, _ = results
-    assert "Errors: 0," in inspected.out and (tmp_path / "inspected" / "report.html").exists()
+    assert "Errors: 0," in inspected.out and (runner.folder / "inspected" / "report.html").exists()
     assert "New weights, to be trained from scratch: decode_head" in train.out
     assert "3 of 3 pictures segmented" in predict.out and "Would go to alice/NAME" in dry_run.out
     files = hub.repositories["alice/NAME"].files()
-    model_dir = tmp_path / "outputs" / "my-model"
+    model_dir = runner.folder / "outputs" / "my-model"
     assert files["model.safetensors"] == (model_dir / "model.safetensors").read_bytes()
     assert json.loads(files["config.json"])["id2label"] == dict(zip("012", names, strict=True))
-    mask = np.array(Image.open(tmp_path / "predictions" / "masks" / f"{picture.stem}.png"))
-    with np.load(tmp_path / "segments.npz") as segments:
+    mask = np.array(Image.open(runner.folder / "predictions" / "masks" / f"{picture.stem}.png"))
+    with np.load(runner.folder / "segments.npz") as segments:
         assert set(segments) == {names[idx] for idx in np.unique(mask)}
         assert all(np.array_equal(segments[name] > 0, mask == names.index(name)) for name in segments)
 

@@ -402,6 +402,17 @@ def test_the_contents_of_files_are_part_of_the_run(parse):
     assert problems(args) == []
 
 
+@pytest.mark.parametrize(
+    "given", [["0=0", "-1=ignore", "1=1"], ["-1=ignore", "0=0", "1=1"], ["-1=ignore", "1=1", "0=0", "--seed", "-1"]]
+)
+def test_mask_values_may_be_negative(parse, boxes, given):
+    args = parse("--dataset", boxes, "--mask_values", *given)
+    assert common_arguments.load_dataset(args).mask_meaning.values == ((-1, 255), (0, 0), (1, 1))
+    assert parse(f"--mask_values={given[0]}", "--mask_tolerance", 2).mask_values == given[:1]
+    with pytest.raises(SystemExit):
+        parse("--mask_values", "0=0", "-x=ignore")
+
+
 @pytest.mark.parametrize("given", [["values.json"], ["0=0", "255=1"]])
 def test_mask_values_are_a_file_or_pairs(parse, boxes, given):
     Path("values.json").write_text('{"0": 0, "255": 1}')

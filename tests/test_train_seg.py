@@ -163,6 +163,7 @@ def test_two_processes_fine_tune_what_is_not_frozen(tmp_path, boxes):
     arguments += ("--learning_rate", 0.01, "--early_stopping_patience", 9, "--dataloader_num_workers", 0)
     output = finish(launch_training(*arguments, "--output_dir", "out", num_processes=2, cwd=tmp_path))
     assert "2.2 epochs of 7 pictures are 4 steps, of which 0 are warmup" in output
+    assert output.count("Looked at 7 of 7 train masks and 5 of 5 validation masks") == 1
     results, weights = results_of(tmp_path / "out"), load_file(tmp_path / "out" / "model.safetensors")
     best = max(results["evaluations"], key=lambda evaluation: evaluation["mean_iou"])
     assert (results["step"], results["last_step"]) == (best["step"], 4)

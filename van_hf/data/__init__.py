@@ -4,7 +4,7 @@
 
 from .augmentation import TrainAugmentation
 from .class_weights import balanced_class_weights, read_class_weights, resolve_class_weights
-from .label_check import check_train_labels, check_validation_labels
+from .label_check import check_train_labels, check_validation_labels, describe_labels
 from .label_counts import LabelCounts, count_labels
 from .label_tables import LABEL_TABLES
 from .loading import SegmentationDataset, load_segmentation_dataset
@@ -24,6 +24,7 @@ __all__ = [
     "check_train_labels",
     "check_validation_labels",
     "count_labels",
+    "describe_labels",
     "load_segmentation_dataset",
     "read_class_weights",
     "read_example",

@@ -8,8 +8,10 @@ The format is that of https://cocodataset.org/#format-data; pycocotools, of the 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,9 +20,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 from PIL import ExifTags, Image
+from tqdm.auto import tqdm
 
 from ..files import read_json
+from ..model.image_processing_van import orientation_of, upright
 from .folders import FileProblem
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 # Pixels by which polygons may leave the picture: tools round.
@@ -28,15 +34,21 @@ MARGIN = 1
 # Of pictures, in pixels.
 MAX_SIDE = 2**16
 NUM_SHOWN = 5
+MAX_NAMED = 20
 
 
 def load_coco(
     folder: Path, files: Sequence[Path], problems: list[FileProblem] | None = None
 ) -> tuple[datasets.DatasetDict, list[str]]:
-    """Return pictures with what is to be drawn on their masks. No picture is opened.
+    """Return pictures with what is to be drawn on their masks. Of the pictures only the headers are read.
 
     In the masks 0 is the background, and category k, in the order of the ids, is k + 1; a category that is called
     "background" is 0 itself. Where regions overlap, smaller ones lie on top; crowds count as any other.
+
+    Regions may have been drawn on a picture as it is stored, or on what its EXIF orientation makes of it; the height
+    and width that a file has of the picture tell which. Masks come out upright, as pictures do. Where sizes do not
+    tell, as of square or mirrored pictures, and no other picture of the file does, regions are taken for those of the
+    picture as it is stored, which is how torchvision's CocoDetection opens it; a warning counts these pictures.
 
     Args:
         folder: where the pictures lie, by the path that a file tells or, if it is the only one, by its last part.
@@ -50,8 +62,9 @@ def load_coco(
         [`draw_annotation`] takes; and the names of the values 0, 1, 2 and so on.
 
     Raises:
-        ValueError: pycocotools is missing; a file is no such file; pictures are missing; or annotations are damaged,
-            lie outside of their picture, or have unknown categories. The message counts them.
+        ValueError: pycocotools is missing; a file is no such file; pictures, or the files of panoptic masks, are
+            missing; or annotations are damaged, lie outside of their picture, or have unknown categories. The message
+            counts them.
     """
     if find_spec("pycocotools") is None:
         raise ValueError('annotations need the package pycocotools: pip install "van_hf[coco]", or pycocotools itself')
@@ -88,18 +101,23 @@ def _categories(path: Path, content: dict) -> dict[int, str]:
         pairs = sorted((_whole(entry["id"]), _name(entry["name"])) for entry in content["categories"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: each category must have an id and a name; {error!r}") from error
-    for what, values in (("id", [key for key, _ in pairs]), ("name", [name for _, name in pairs])):
-        if twice := [value for value, count in Counter(values).items() if count > 1]:
-            raise ValueError(f"{path}: several categories have the {what} {', '.join(map(repr, twice[:NUM_SHOWN]))}")
+    names, ids = dict(pairs), defaultdict(list)
+    for key, name in pairs:
+        ids[name].append(str(key))
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{path}: several categories have the id {', '.join(map(repr, twice[:NUM_SHOWN]))}")
+    if twice := [f"{name!r} (ids {', '.join(keys)})" for name, keys in ids.items() if len(keys) > 1]:
+        shown = ", ".join(twice[:NUM_SHOWN])
+        raise ValueError(f"{path}: several categories have the name {shown}; white space makes no difference")
     if not pairs:
         raise ValueError(f"{path} has no categories")
-    return dict(pairs)
+    return names
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} is no name")
-    return value.strip()
+    return " ".join(value.split())
 
 
 def _split(
@@ -116,7 +134,7 @@ def _split(
     if len(images) < len(content["images"]):
         raise ValueError(f"{path}: several images have the same id")
     files = dict(zip(images, _find_pictures(folder, path, names, problems), strict=True))
-    _check_sizes(path, {file: sizes[key] for key, file in files.items() if file is not None}, problems)
+    turns = _turns(path, {file: sizes[key] for key, file in files.items() if file is not None}, problems)
     drawn, unusable = defaultdict(list), []
     for annotation in content["annotations"]:
         try:
@@ -137,17 +155,39 @@ def _split(
         problems.extend(FileProblem(str(path), f"{path}: {text}") for text in unusable)
     if not images:
         raise ValueError(f"{path} has no images")
-    images = [key for key in images if files[key] is not None]
-    if not images:
-        raise ValueError(f"{path}: none of its pictures are in {folder}")
     for key, parts in drawn.items():
         if len(parts) > 1 and any(isinstance(part, dict) for _, part in parts):
             raise ValueError(f"{path}: image {key!r} has a panoptic mask and other annotations; one mask tells all")
         parts.sort(key=lambda part: -part[0])
-    texts = [json.dumps({"size": sizes[key], "parts": [part for _, part in drawn[key]]}) for key in images]
+    without_mask = _missing_masks(path, drawn, problems)
+    images = [key for key in images if files[key] is not None and key not in without_mask]
+    if not images:
+        raise ValueError(f"{path}: none of its pictures can be used: {problems[0].text}")
+    texts = []
+    for key in images:
+        text = {"size": sizes[key], "parts": [part for _, part in drawn[key]]}
+        texts.append(json.dumps(text | ({"orientation": turns[files[key]]} if files[key] in turns else {})))
     features = datasets.Features(image=datasets.Image(), annotation=datasets.Value("string"))
     columns = {"image": [files[key] for key in images], "annotation": texts}
     return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _missing_masks(path: Path, drawn: dict, problems: list[FileProblem] | None) -> set:
+    """The images whose panoptic masks are no files, which is an error, or added to the problems."""
+    masks = {key: part["file"] for key, parts in drawn.items() for _, part in parts if isinstance(part, dict)}
+    missing = {key: file for key, file in masks.items() if not os.path.isfile(file)}
+    if not missing:
+        return set()
+    folder = path.with_suffix("")
+    if problems is not None:
+        problems.extend(FileProblem(file, f"{path}: the mask {file} is missing") for file in missing.values())
+        return set(missing)
+    shown = ", ".join(map(os.path.basename, list(missing.values())[:MAX_NAMED]))
+    more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+    there = "" if folder.is_dir() else ", which does not exist"
+    raise ValueError(
+        f"{path}: {len(missing)} of {len(masks)} masks are not in the folder {folder}{there}: {shown}{more}"
+    )
 
 
 def _whole(value: object) -> int:
@@ -157,25 +197,49 @@ def _whole(value: object) -> int:
     raise ValueError(f"{value!r} is no whole number")
 
 
-def _check_sizes(path: Path, sizes: dict[str, tuple[int, int]], problems: list[FileProblem] | None) -> None:
-    """Raise a ValueError where pictures, by their headers, have other sizes; damaged ones tell as they are read."""
-    if problems is not None:  # who collects them looks at each picture anyway
-        return
-    wrong = []
-    for file, size in sizes.items():
+def _turns(path: Path, sizes: dict[str, tuple[int, int]], problems: list[FileProblem] | None) -> dict[str, int]:
+    """The EXIF orientation by which masks are to be turned, of those pictures that regions are drawn on as stored.
+
+    Raises a ValueError where pictures, by their headers, have other sizes, unless problems are collected: who does so
+    looks at each picture anyway. Damaged ones tell as they are read.
+    """
+    wrong, turned, is_upright = [], {}, {}
+    progress = tqdm(
+        sizes.items(),
+        desc="Reading headers",
+        unit="picture",
+        delay=2,
+        mininterval=0.5 if sys.stderr.isatty() else 15,
+        leave=False,
+    )
+    for file, size in progress:
         try:
             with Image.open(file) as picture:
-                found = picture.size[::-1]
-                is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+                stored, orientation = picture.size[::-1], orientation_of(picture)
         except Exception:  # of many kinds
             continue
-        if (found[::-1] if is_turned else found) != size:
-            wrong.append(f"{file} has {found[1]}x{found[0]}, not {size[1]}x{size[0]}")
-    if wrong:
+        shown = stored[::-1] if orientation > 4 else stored
+        if size not in (stored, shown):
+            wrong.append(f"{file} has {shown[1]}x{shown[0]}, not {size[1]}x{size[0]}")
+        elif orientation != 1:
+            turned[file] = orientation
+            if stored != shown:
+                is_upright[file] = size == shown
+    if wrong and problems is None:
         raise ValueError(
             f"{path} has other sizes than {len(wrong)} pictures: "
             f"{'; '.join(wrong[:NUM_SHOWN])}{'; …' if len(wrong) > NUM_SHOWN else ''}"
         )
+    unclear = [file for file in turned if file not in is_upright]
+    found = set(is_upright.values())
+    if unclear and len(found) != 1:
+        logger.warning(
+            "%s: %d pictures are turned or mirrored by EXIF, and sizes do not tell whether regions were drawn on them "
+            "as they are stored, which is assumed. Look at them (examples/inspect_dataset.py): %s",
+            *(path, len(unclear), ", ".join(unclear[:NUM_SHOWN]) + (", …" if len(unclear) > NUM_SHOWN else "")),
+        )
+    default = found == {True}  # tools treat all pictures alike
+    return {file: orientation for file, orientation in turned.items() if not is_upright.get(file, default)}
 
 
 def _find_pictures(folder: Path, path: Path, names: list[str], problems: list[FileProblem] | None) -> list[str | None]:
@@ -260,7 +324,7 @@ def _check_polygon(polygon: list[float], size: tuple[int, int]) -> None:
 
 
 def draw_annotation(text: str) -> np.ndarray:
-    """Return the mask that an annotation of [`load_coco`] tells of: uint8 (height, width).
+    """Return the mask that an annotation of [`load_coco`] tells of, upright: uint8 (height, width).
 
     Outside of all regions it is 0, the background, and in panoptic masks, where that is no segment, 255.
 
@@ -268,11 +332,19 @@ def draw_annotation(text: str) -> np.ndarray:
         ValueError: a run-length code is damaged, or a panoptic mask is missing or has segments that the file lacks.
     """
     content = json.loads(text)
-    height, width = content["size"]
+    labels = _draw_parts(content["parts"], *content["size"])
+    if "orientation" not in content:
+        return labels
+    mask = Image.fromarray(labels)
+    mask.getexif()[ExifTags.Base.Orientation] = content["orientation"]
+    return np.array(upright(mask))
+
+
+def _draw_parts(parts: list, height: int, width: int) -> np.ndarray:
     labels = np.zeros((height, width), dtype=np.uint8)
-    for part in content["parts"]:
+    for part in parts:
         if isinstance(part, dict):
-            return _draw_panoptic(part, (height, width))
+            return _draw_panoptic(part)
         value, segmentation = part
         if isinstance(segmentation, list):
             for polygon in segmentation:
@@ -328,7 +400,7 @@ def _decode_counts(text: str) -> list[int]:
     return counts
 
 
-def _draw_panoptic(part: dict, size: tuple[int, int]) -> np.ndarray:
+def _draw_panoptic(part: dict) -> np.ndarray:
     with Image.open(part["file"]) as mask:
         channels = np.asarray(mask.convert("RGB")).astype(np.int64)
     ids, places = np.unique(channels @ np.array([1, 256, 256**2]), return_inverse=True)

@@ -118,11 +118,13 @@ def find_all(inspection: Inspection) -> list[Finding]:
 
 
 def _file_findings(inspection: Inspection) -> Iterator[Finding]:
-    if inspection.file_problems:
-        texts = [problem.text for problem in inspection.file_problems]
+    if texts := [problem.text for problem in inspection.file_problems if not problem.arguments]:
         yield Finding(
             ERROR, "unpaired files", f"Files without a counterpart, or that cannot be used: {len(texts)}.", texts
         )
+    for problem in inspection.file_problems:
+        if problem.arguments:
+            yield Finding(ERROR, "missing split", problem.text, arguments=problem.arguments)
     by_kind = defaultdict(list)
     for record in _all_records(inspection):
         for kind, text in record.problems:
@@ -241,32 +243,42 @@ def _advise_unlisted(inspection: Inspection) -> Iterator[Finding]:
 
 
 def _label_findings(inspection: Inspection, summaries: dict[str, SplitSummary]) -> Iterator[Finding]:
-    if inspection.id2label is None:
-        return
-    names = inspection.id2label
-    train, validation = (summaries[split] for split in SPLITS)
-    if len(train.label_pixels) < 2:
+    if inspection.id2label is not None:
+        yield from label_findings(inspection.id2label, summaries, inspection.do_reduce_labels)
+
+
+def label_findings(
+    names: dict[int, str], summaries: dict[str, SplitSummary], do_reduce_labels: bool, is_sample: bool = False
+) -> Iterator[Finding]:
+    """Yield what the numbers of pixels by label tell.
+
+    Args:
+        names: the label names by label id.
+        summaries: of "train", "validation" or both. Nothing is told of what has no examples.
+        do_reduce_labels: whether 0 in the masks is ignored.
+        is_sample: whether there are masks that were not counted, which may hold what these lack.
+    """
+    summaries = {split: summary for split, summary in summaries.items() if summary.num_examples}
+    train, validation = (summaries.get(split) for split in SPLITS)
+    if train and len(train.label_pixels) < 2:
         yield Finding(ERROR, "nothing to learn", f"The training masks hold {len(train.label_pixels)} labels; a model "
                       "learns nothing of fewer than two.")  # fmt: skip
-    if not validation.label_pixels:
+    if validation and not validation.label_pixels:
         yield Finding(ERROR, "nothing to evaluate", "The validation masks hold no label at all.")
-    absent = [label for label in names if not train.label_pixels[label] and not validation.label_pixels[label]]
-    one_sided = {
-        "validation": [label for label in names if not train.label_pixels[label] and validation.label_pixels[label]],
-        "train": [label for label in names if train.label_pixels[label] and not validation.label_pixels[label]],
-    }
+    met = {split: {label for label in names if summary.label_pixels[label]} for split, summary in summaries.items()}
+    absent = sorted(names.keys() - set().union(*met.values()))
     if absent:
-        yield Finding(WARNING, "absent labels", f"Labels that occur in no mask: {_named(names, absent)}.")
-    if one_sided["validation"]:
-        text = (
-            f"Labels that are in validation masks alone cannot be learned: {_named(names, one_sided['validation'])}."
-        )
-        yield Finding(WARNING, "labels of one split", text)
-    if one_sided["train"]:
-        text = f"Labels that are in training masks alone are not measured: {_named(names, one_sided['train'])}."
-        yield Finding(WARNING, "labels of one split", text)
-    total = train.label_pixels.total()
-    rare = [label for label in names if 0 < train.label_pixels[label] < RARE_SHARE * total]
+        masks = "none of the masks that were looked at" if is_sample else "no mask"
+        yield Finding(WARNING, "absent labels", f"Labels that occur in {masks}: {_named(names, absent)}.")
+    if train and validation and not is_sample:
+        if unlearned := sorted(met["validation"] - met["train"]):
+            text = f"Labels that are in validation masks alone cannot be learned: {_named(names, unlearned)}."
+            yield Finding(WARNING, "labels of one split", text)
+        if unmeasured := sorted(met["train"] - met["validation"]):
+            text = f"Labels that are in training masks alone are not measured: {_named(names, unmeasured)}."
+            yield Finding(WARNING, "labels of one split", text)
+    total = train.label_pixels.total() if train else 0
+    rare = [label for label in names if total and 0 < train.label_pixels[label] < RARE_SHARE * total]
     if rare:
         shares = [f"{label} {names[label]!r} ({100 * train.label_pixels[label] / total:.2g} %)" for label in rare[:10]]
         more = f" and {len(rare) - 10} more" if len(rare) > 10 else ""
@@ -275,7 +287,7 @@ def _label_findings(inspection: Inspection, summaries: dict[str, SplitSummary]) 
     for split, summary in summaries.items():
         if (summary.ignored_share or 0) > 0.5:
             text = f"{100 * summary.ignored_share:.0f} % of the {split} pixels are not labelled."
-            help_text = " If 0 is a label and not 'other', say so." if inspection.do_reduce_labels else ""
+            help_text = " If 0 is a label and not 'other', say so." if do_reduce_labels else ""
             yield Finding(WARNING, "unlabelled", text + help_text,
                           arguments="--no-do_reduce_labels" if help_text else "")  # fmt: skip
 

@@ -24,15 +24,17 @@ NUM_SHOWN = 20
 
 @dataclass(frozen=True)
 class FileProblem:
-    """A file that a dataset cannot be made of.
+    """A file that a dataset cannot be made of, or a split that there is not.
 
     Attributes:
-        file: its path.
+        file: its path; of a split, the dataset's name.
         text: what is wrong with it, and what would help; it names the file.
+        arguments: the arguments of train_seg.py that help; empty where there are none.
     """
 
     file: str
     text: str
+    arguments: str = ""
 
 
 def raise_problems(problems: list[FileProblem], of: Path) -> None:
@@ -58,12 +60,14 @@ def pair_folders(folder: Path, problems: list[FileProblem] | None = None) -> dat
         folder: holds `images/SPLIT` and the masks in `annotations/SPLIT` (`masks` or `labels`). A mask has the name of
             its picture up to the suffix; both may lie in further folders, which are the same for both, such as
             `images/train/berlin/1.jpg` and `masks/train/berlin/1.png`. Hidden files, what systems leave behind
-            (`Thumbs.db`), and files that are no pictures are left out.
+            (`Thumbs.db`), and files that are no pictures are left out. Without a folder in `images`, all pictures are
+            of one split.
         problems: where each file that has no counterpart, or cannot be used, is added to, to be left out; by default
             they are an error.
 
     Returns:
-        A split for each folder in `images`, with the columns `image` and `annotation`, in the order of the names.
+        A split for each folder in `images`, or the split "train", with the columns `image` and `annotation`, in the
+        order of the names.
 
     Raises:
         ValueError: the folder is not laid out like this, or files have no counterpart; the message names them.
@@ -74,11 +78,11 @@ def pair_folders(folder: Path, problems: list[FileProblem] | None = None) -> dat
         raise ValueError(f"{folder} has several folders of masks: {names}. Keep the one that goes with images/.")
     met = []
     try:
-        splits = {
-            entry.name: _pair_split(Path(entry.path), found[0] / entry.name, met)
-            for entry in _entries(folder / "images", met)
-            if entry.is_dir()
-        }
+        entries = list(_entries(folder / "images", met))
+        names = [entry.name for entry in entries if entry.is_dir()]
+        splits = {name: _pair_split(folder / "images" / name, found[0] / name, met) for name in names}
+        if not names and entries:
+            splits = {"train": _pair_split(folder / "images", found[0], met)}
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
     if problems is None:

@@ -16,10 +16,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..model.image_processing_van import upright
+from ..model.image_processing_van import orientation_of, upright
 from .augmentation import IGNORE_INDEX
-from .masks import COLOR_MODES, MASK_MODES, MaskMeaning, check_labels, describe_color, raw_labels
-from .samples import content_of, orientation_of, read_pixels, undecoded
+from .masks import (
+    ALPHA_MODES,
+    COLOR_MODES,
+    MASK_MODES,
+    MaskMeaning,
+    check_labels,
+    describe_color,
+    raw_labels,
+    without_alpha,
+)
+from .samples import content_of, read_pixels, undecoded
 
 # Of a mask that holds more values or colours, as photographs and masks saved as JPEG do, those with the most pixels.
 MAX_RAW_VALUES = 256
@@ -226,8 +235,9 @@ def _inspect_mask(record: ExampleRecord, content: bytes | str, reading: LabelRea
             mask.load()
             size = list(mask.size)
             record.mask_size = size[::-1] if record.mask_orientation > 4 else size
-            _count_raw(record, mask, reading.mask_meaning)
-            _count_labels(record, mask, reading)
+            opaque = without_alpha(upright(mask))
+            _count_raw(record, opaque, reading.mask_meaning)
+            _count_labels(record, opaque, reading)
     except Exception as error:  # of any kind, see `_inspect_picture`
         record.problems.append(["unreadable mask", str(error) or type(error).__name__])
 
@@ -235,6 +245,8 @@ def _inspect_mask(record: ExampleRecord, content: bytes | str, reading: LabelRea
 def _count_raw(record: ExampleRecord, mask: Image.Image, meaning: MaskMeaning | None) -> None:
     """Count the values, or colours, as they are in the file."""
     palettes = meaning is not None and meaning.is_coloured(mask)
+    if mask.mode in ALPHA_MODES and not palettes:  # transparent in part, which is told as a problem
+        return
     if mask.mode not in (*MASK_MODES, "F") or palettes:
         record.raw_kind = "colours"
         image = mask.convert("RGB")
@@ -270,7 +282,7 @@ def _count_labels(record: ExampleRecord, mask: Image.Image | str, reading: Label
     """Count the labels, if they are settled; where pixels have none, that is a problem."""
     if not isinstance(mask, str) and mask.mode not in MASK_MODES:
         coloured = reading.mask_meaning is not None and reading.mask_meaning.is_coloured(mask)
-        if not coloured and (reading.num_labels is not None or mask.mode not in (*COLOR_MODES, "PA", "LA")):
+        if not coloured and (reading.num_labels is not None or mask.mode not in COLOR_MODES):
             kind = "colours" if mask.mode in COLOR_MODES else "mask mode"
             record.problems.append([kind, _error_of(lambda: raw_labels(mask, reading.mask_meaning))])
             return

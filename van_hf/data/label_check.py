@@ -1,32 +1,37 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What the masks of a dataset hold, looked at before a training that could learn or measure nothing by them."""
+"""What some hundred masks hold, looked at before a training that could learn or measure nothing by them.
+
+This is the short form of an inspection, which looks at all files; `findings.py` decides for both what is wrong.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
 from .augmentation import IGNORE_INDEX
+from .findings import ERROR, SPLITS, label_findings, label_shares
+from .inspection import SplitSummary
 from .loading import SegmentationDataset
 from .masks import MaskMeaning, check_labels, raw_labels
 from .samples import named_errors
 
-logger = logging.getLogger(__name__)
-
 # Enough to meet all labels but the rare ones, and read in a second or two.
 NUM_MASKS = 200
 MAX_THREADS = 8
+# Of a table of labels; names that are longer are cut.
+MAX_ROWS = 20
+MAX_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,28 @@ class MaskContents:
         pixels: number of pixels by raw value, the values in ascending order.
         num_seen: number of masks that were looked at.
         num_masks: number of masks in the split.
+        masks: number of masks by raw value.
     """
 
     pixels: dict[int, int]
     num_seen: int
     num_masks: int
+    masks: dict[int, int] = field(default_factory=dict)
+
+    def summary(self, do_reduce_labels: bool) -> SplitSummary:
+        """Return what is known of pixels and masks by label, after reduction."""
+        first = int(do_reduce_labels)
+        labels = {value: value - first for value in self.pixels if value != IGNORE_INDEX and value >= first}
+        return SplitSummary(
+            num_examples=self.num_seen,
+            label_pixels=Counter({label: self.pixels[value] for value, label in labels.items()}),
+            label_pictures=Counter({label: self.masks.get(value, 0) for value, label in labels.items()}),
+            ignored_pixels=sum(count for value, count in self.pixels.items() if value not in labels),
+        )
 
     def labels(self, do_reduce_labels: bool) -> list[int]:
         """Return the labels that occur, after reduction and without the ignored one, in ascending order."""
-        first = int(do_reduce_labels)
-        return [value - first for value in self.pixels if value != IGNORE_INDEX and value >= first]
+        return sorted(self.summary(do_reduce_labels).label_pixels)
 
     def describe(self) -> str:
         """Return the raw values with their shares of the pixels, such as "0 (93.1 %) and 255 (6.9 %)"."""
@@ -55,41 +72,80 @@ class MaskContents:
         return " and ".join(filter(None, (", ".join(shares[:-1]), shares[-1])))
 
 
-def check_train_labels(dataset: SegmentationDataset) -> None:
-    """Look at the training masks, and warn of labels that occur nowhere among them.
+def check_train_labels(dataset: SegmentationDataset) -> MaskContents:
+    """Look at training masks, and return what they hold.
 
     Raises:
         ValueError: a mask cannot be read, or there is nothing to learn: fewer than two labels occur in all the masks.
             The message says what they hold, and what would do.
     """
-    contents = look_at_masks(dataset)
-    labels = contents.labels(dataset.do_reduce_labels)
-    if len(labels) < 2:
-        raise ValueError(_describe_lack(dataset, contents, labels, "training", "a model would learn nothing"))
-    missing = [f"{label} {name!r}" for label, name in dataset.id2label.items() if label not in labels]
-    if missing:
-        seen = f"the {contents.num_seen} training masks looked at, of {contents.num_masks},"
-        logger.warning(
-            "dataset %r: %s lack %d of the %d labels: %s",
-            dataset.name,
-            seen if contents.num_seen < contents.num_masks else f"its {contents.num_masks} training masks",
-            len(missing),
-            dataset.num_labels,
-            ", ".join(missing[:10]) + (", …" if len(missing) > 10 else ""),
-        )
+    return _check_labels(dataset, "train", "training", "a model would learn nothing")
 
 
-def check_validation_labels(dataset: SegmentationDataset) -> None:
-    """Look at the validation masks.
+def check_validation_labels(dataset: SegmentationDataset) -> MaskContents:
+    """Look at validation masks, and return what they hold.
 
     Raises:
         ValueError: a mask cannot be read, or there is nothing to evaluate: no label occurs in any of the masks. The
             message says what they hold, and what would do.
     """
-    contents = look_at_masks(dataset, "validation")
-    labels = contents.labels(dataset.do_reduce_labels)
-    if not labels:
-        raise ValueError(_describe_lack(dataset, contents, labels, "validation", "a model could not be evaluated"))
+    return _check_labels(dataset, "validation", "validation", "a model could not be evaluated")
+
+
+def _check_labels(dataset: SegmentationDataset, split: str, kind: str, consequence: str) -> MaskContents:
+    contents = look_at_masks(dataset, split)
+    summary = contents.summary(dataset.do_reduce_labels)
+    found = label_findings(dataset.id2label, {split: summary}, dataset.do_reduce_labels)
+    if any(finding.severity == ERROR for finding in found):
+        raise ValueError(_describe_lack(dataset, contents, sorted(summary.label_pixels), kind, consequence))
+    return contents
+
+
+def describe_labels(dataset: SegmentationDataset, contents: Mapping[str, MaskContents]) -> str:
+    """Return a table of the labels, those with most pixels first, and what there is to know of them before a training.
+
+    Of more than `MAX_ROWS` labels those between the most frequent and the rarest are left out.
+
+    Args:
+        dataset: what was looked at.
+        contents: what [`check_train_labels`] and [`check_validation_labels`] returned, by split.
+    """
+    summaries = {split: contents[split].summary(dataset.do_reduce_labels) for split in SPLITS}
+    is_sample = any(seen.num_seen < seen.num_masks for seen in contents.values())
+    seen = " and ".join(f"{contents[split].num_seen} of {contents[split].num_masks} {split} masks" for split in SPLITS)
+    ignored = " and ".join(_percent(summaries[split].ignored_share or 0) for split in SPLITS)
+    lines = [
+        f"Labels of dataset {dataset.name!r}, with their shares of the labelled pixels and their numbers of masks:",
+        *_label_rows(dataset, summaries),
+        f"Looked at {seen}, of whose pixels {ignored} are not labelled",
+    ]
+    if is_sample:
+        lines[-1] += "; python examples/inspect_dataset.py, with the same arguments about data, looks at all"
+    for finding in label_findings(dataset.id2label, summaries, dataset.do_reduce_labels, is_sample):
+        lines.append(f"{finding.severity}: {finding.text}")
+        if finding.arguments:
+            lines.append(f"    add {finding.arguments}")
+    return "\n".join(lines)
+
+
+def _label_rows(dataset: SegmentationDataset, summaries: Mapping[str, SplitSummary]) -> list[str]:
+    shares = {split: label_shares(summaries[split], dataset.num_labels) for split in SPLITS}
+    labels = sorted(dataset.id2label, key=lambda label: (*(-shares[split][label] for split in SPLITS), label))
+    names = {
+        label: name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+        for label, name in dataset.id2label.items()
+    }
+    width = max(map(len, names.values()))
+    rows = [f"{'':{width + 4}}" + "".join(f"{split:>18}" for split in SPLITS)]
+    for label in labels:
+        cells = [
+            f"{_percent(shares[split][label], 2):>11}{summaries[split].label_pictures[label]:>7}" for split in SPLITS
+        ]
+        rows.append(f"{label:>3} {names[label]:<{width}}{''.join(cells)}")
+    half = MAX_ROWS // 2
+    if len(labels) > MAX_ROWS:
+        rows[1 + half : -half] = [f"    … {len(labels) - MAX_ROWS} labels between these are left out"]
+    return rows
 
 
 def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks: int = NUM_MASKS) -> MaskContents:
@@ -121,7 +177,8 @@ def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks:
             with named_errors(masks, idx, name):
                 check_labels(np.array([*counts]), dataset.num_labels, dataset.do_reduce_labels)
             pixels = Counter(contents.pixels) + Counter(counts)
-            contents = MaskContents(dict(sorted(pixels.items())), contents.num_seen + 1, len(masks))
+            in_masks = Counter(contents.masks) + Counter(dict.fromkeys(counts, 1))
+            contents = MaskContents(dict(sorted(pixels.items())), contents.num_seen + 1, len(masks), dict(in_masks))
             progress.update()
             if contents.num_seen >= num_masks:
                 if len(contents.labels(dataset.do_reduce_labels)) > 1:
@@ -168,8 +225,10 @@ def count_raw_values(
             yield from pool.map(count, indices[start : start + 4 * num_threads])
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"
+def _percent(share: float, digits: int = 1) -> str:
+    """A share in words, "0 %" only where there is nothing."""
+    least = 10.0**-digits
+    return f"{100 * share:.{digits}f} %" if 100 * share >= least / 2 else f"<{least:g} %" if share else "0 %"
 
 
 def _describe_lack(

@@ -146,7 +146,7 @@ def load_segmentation_dataset(
         mask_tolerance: how far a value, or each channel of a colour, may be from what is listed, 0 to 127.
         ignore_unlisted: ignore values and colours that are not listed; by default they are an error when they are met.
         problems: where files without a counterpart, and COCO's annotations that cannot be used, are added to, to be
-            left out; by default they are an error.
+            left out, and a split that is missing, to be empty; by default they are an error.
 
     Raises:
         ValueError: there is no such dataset, or its columns, splits or label names are missing or not clear. The
@@ -160,7 +160,7 @@ def load_segmentation_dataset(
         given |= {"label_table": label_table, "mask_values": mask_values}
         given = [key for key, value in given.items() if value]
         source = _open_coco(name, annotations, bool(do_reduce_labels), given, problems)
-    splits = _choose_splits(name, source.splits, train_split, validation_split)
+    splits = _choose_splits(name, source.splits, train_split, validation_split, problems)
     if annotations is None:
         splits = _choose_columns(name, splits, image_column, mask_column)
     if mask_values is not None:
@@ -207,7 +207,7 @@ def load_splits(
     """
     name = str(name_or_path)
     source = _open(name, config_name, revision, problems)
-    splits = _choose_splits(name, source.splits, train_split, validation_split)
+    splits = _choose_splits(name, source.splits, train_split, validation_split, problems)
     return _choose_columns(name, splits, image_column, mask_column).select_columns(["image", "annotation"])
 
 
@@ -283,29 +283,60 @@ def _ade20k_evidence(folder: Path) -> str | None:
 
 
 def _choose_splits(
-    name: str, splits: datasets.DatasetDict, train_split: str | None, validation_split: str | None
+    name: str,
+    splits: datasets.DatasetDict,
+    train_split: str | None,
+    validation_split: str | None,
+    problems: list[FileProblem] | None,
 ) -> datasets.DatasetDict:
-    found = ", ".join(f"{split} ({data.num_rows} pictures)" for split, data in splits.items())
-    if train_split is None:
-        train_split = next((split for split in TRAIN_SPLITS if split in splits), None)
-        if train_split is None:
-            raise ValueError(f"dataset {name!r} has no split 'train'; found: {found}. Name one with train_split.")
-        if validation_split is not None and validation_split.partition("[")[0] == train_split:
+    train, validation = train_split, validation_split
+    if train is None:
+        train = next((split for split in TRAIN_SPLITS if split in splits), None)
+        if validation is not None and validation.partition("[")[0] == train:
             raise ValueError(
-                f"validation_split={validation_split!r} comes from {train_split!r}, which is all trained on; give "
-                f"train_split the other part, such as '{train_split}[:90%]' beside '{train_split}[90%:]'."
+                f"validation_split={validation!r} comes from {train!r}, which is all trained on; give train_split "
+                f"the other part, such as '{train}[:90%]' beside '{train}[90%:]'."
             )
-    if validation_split is None:
-        validation_split = next((split for split in VALIDATION_SPLITS if split in splits), None)
-        if validation_split is None:
-            raise ValueError(
-                f"dataset {name!r} has no split 'validation'; found: {found}. Name one with validation_split, or "
-                f"cut one off: train_split='{train_split}[:90%]', validation_split='{train_split}[90%:]'."
-            )
+    if validation is None:
+        validation = next((split for split in VALIDATION_SPLITS if split in splits), None)
+    missing = _missing_splits(name, splits, train, validation)
+    if missing and (problems is None or len(missing) > 1):
+        raise ValueError(missing[0].text)
+    chosen = {
+        split: _take_split(name, splits, f"{split}_split", spec)
+        for split, spec in (("train", train), ("validation", validation))
+        if spec is not None
+    }
+    if missing:
+        problems.extend(missing)
+        (present,) = chosen.values()
     return datasets.DatasetDict(
-        train=_take_split(name, splits, "train_split", train_split),
-        validation=_take_split(name, splits, "validation_split", validation_split),
+        {split: chosen[split] if split in chosen else present.select([]) for split in ("train", "validation")}
     )
+
+
+def _missing_splits(
+    name: str, splits: datasets.DatasetDict, train: str | None, validation: str | None
+) -> list[FileProblem]:
+    """That the splits which were chosen are missing, where they are None, and what would do."""
+    found = ", ".join(f"{split} ({data.num_rows} pictures)" for split, data in splits.items())
+    missing = []
+    for split, chosen, other in (("train", train, validation), ("validation", validation, train)):
+        if chosen is not None:
+            continue
+        source = next(iter(splits)) if other is None else other.partition("[")[0]
+        more = [entry for entry in splits if entry != source]
+        arguments = (
+            f"--{split}_split {more[0]}"
+            if more
+            else f'--train_split "{source}[:90%]" --validation_split "{source}[90%:]"'
+        )
+        text = (
+            f"dataset {name!r} has no split {split!r}; found: {found}. Name one with {split}_split, or cut one off: "
+            f"train_split='{source}[:90%]', validation_split='{source}[90%:]'."
+        )
+        missing.append(FileProblem(name, text, arguments))
+    return missing
 
 
 def _take_split(name: str, splits: datasets.DatasetDict, argument: str, split: str) -> datasets.Dataset:

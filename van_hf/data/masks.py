@@ -20,6 +20,8 @@ Color = tuple[int, int, int]
 # Modes in which a mask's pixels are single values: one channel (mode P holds indices into its palette).
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 COLOR_MODES = ("RGB", "RGBA")
+# Values with transparency; where all pixels are opaque it says nothing.
+ALPHA_MODES = ("LA", "PA")
 # What a listed table gives for a value that it does not list; such tables have labels below it.
 UNLISTED = 254
 NUM_SHOWN = 8
@@ -68,13 +70,18 @@ def raw_labels(mask: Image.Image | str, meaning: MaskMeaning | None = None) -> n
     if isinstance(mask, str):
         return draw_annotation(mask)
     check_picture(mask, "annotation")
-    mask = upright(mask)
+    mask = without_alpha(upright(mask))
     meaning = meaning or MaskMeaning()
     if meaning.is_coloured(mask):
         channels = np.asarray(mask.convert("RGB")).astype(np.uint32)
         codes = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
         labels = _color_table(meaning.colors, meaning.tolerance)[codes]
         return _settle_unlisted(labels, codes, meaning, "colours")
+    if mask.mode in ALPHA_MODES:
+        raise ValueError(
+            f"the annotation has mode {mask.mode}, and pixels that are not opaque; transparency means no label. Save "
+            "it without an alpha channel, with 255 where nothing is to be learned."
+        )
     if mask.mode not in MASK_MODES:
         raise ValueError(
             f"the annotation has mode {mask.mode}; expected one channel of label ids (mode L, P, I, I;16 or 1). "
@@ -97,6 +104,13 @@ def raw_labels(mask: Image.Image | str, meaning: MaskMeaning | None = None) -> n
         found, places = np.unique(values, return_inverse=True)
         labels = _nearest_labels(found, listed, tolerance)[places.reshape(values.shape)]
     return _settle_unlisted(labels, values, meaning, "values")
+
+
+def without_alpha(mask: Image.Image) -> Image.Image:
+    """Return a mask of single values whose pixels are all opaque without its alpha channel; any other as it is."""
+    if mask.mode in ALPHA_MODES and mask.getchannel("A").getextrema()[0] == 255:
+        return mask.convert(mask.mode[0])
+    return mask
 
 
 def _check_palette(mask: Image.Image, values: np.ndarray, colors: dict[Color, int]) -> None:

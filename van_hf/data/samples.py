@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 import torch
 from datasets.utils.file_utils import xopen
-from PIL import ExifTags, Image
+from PIL import Image
 
-from ..model.image_processing_van import VanImageProcessor, reduce_labels, upright
+from ..model.image_processing_van import VanImageProcessor, orientation_of, reduce_labels, upright
 from .augmentation import DrawnAugmentation, TrainAugmentation, source_box
 from .masks import MaskMeaning, check_labels, check_picture, raw_labels
 from .rare_classes import RareClassSampling
@@ -166,12 +166,6 @@ def _check_size(size: tuple[int, int], labels_size: tuple[int, int]) -> None:
         raise ValueError(
             f"the picture has {size[1]}x{size[0]} pixels and its annotation {labels_size[1]}x{labels_size[0]}."
         )
-
-
-def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8; those above 4 exchange height and width."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if orientation in range(1, 9) else 1
 
 
 class TrainSamples(torch.utils.data.Dataset):

@@ -57,10 +57,15 @@ def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
     return torch.where((labels == 0) | (labels == IGNORE_INDEX), IGNORE_INDEX, labels - 1)
 
 
+def orientation_of(image: PIL.Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8; those above 4 exchange height and width."""
+    orientation = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
 def upright(image: PIL.Image.Image) -> PIL.Image.Image:
     """Return a picture turned as its EXIF orientation says, and itself, not a copy, where it is upright."""
-    is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
-    return PIL.ImageOps.exif_transpose(image) if is_turned else image
+    return PIL.ImageOps.exif_transpose(image) if orientation_of(image) != 1 else image
 
 
 def resize_steps(height: int, width: int, size: SizeDict, size_divisor: int) -> list[tuple[int, int]]:

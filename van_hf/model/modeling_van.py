@@ -334,6 +334,13 @@ class VanPreTrainedModel(PreTrainedModel):
         config.validate_architecture()
         super().__init__(config, *args, **kwargs)
 
+    def __setattr__(self, name: str, value: object):
+        # Of a loss that is a module, torch makes a part of the model, where transformers' property does not look.
+        if name in ("loss_function", "_loss_function"):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """The authors' initialization of backbone and classifier, mmsegmentation's of the heads."""
@@ -537,8 +544,8 @@ class VanForSemanticSegmentation(VanPreTrainedModel):
 
     `model.loss_function = ...` sets another loss for training, of both heads: a callable of `(logits, labels,
     ignore_index)` as [`upsampled_cross_entropy`] is, the default; `van_hf.losses` has some. It is no part of what is
-    saved. Evaluation mode keeps the cross entropy. It must not be an `nn.Module`, which torch would make a part of the
-    model.
+    saved. Evaluation mode keeps the cross entropy. An `nn.Module` with such a `forward` will do, but is no part of the
+    model: it does not move to another device with it, and its parameters are not trained.
 
     `Trainer` trains it, but for `label_smoothing_factor`: its smoothing takes the classes to be the last dimension of
     the logits, and labels to be of the logits' size. A smoothed loss goes into `model.loss_function`.
