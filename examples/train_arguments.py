@@ -30,6 +30,7 @@ from common_arguments import (
 
 from van_hf.data import (
     LabelCounts,
+    RareClassSampling,
     SegmentationDataset,
     balanced_class_weights,
     check_train_labels,
@@ -48,7 +49,6 @@ from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
 BALANCED = "balanced"
-DEFAULT_TEMPERATURE = 0.01  # DAFormer's
 CPU_WORKERS = 2  # they wait most of the time, as training itself keeps the cores busy
 MOST_WORKERS = 8
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -102,9 +102,10 @@ def parse_arguments(description: str) -> argparse.Namespace:
                           "frequency in the training masks, or a JSON file: a list or an object by label")  # fmt: skip
     training.add_argument("--label_smoothing", type=float, default=0.0, help="share of the target that all classes "
                           "have in equal parts, e.g. 0.1; for cross_entropy and ohem")  # fmt: skip
-    training.add_argument("--rare_class_sampling", type=float, nargs="?", const=DEFAULT_TEMPERATURE, metavar="T",
-                          help="draw pictures by their classes, rare ones more often; the lower the temperature T, "
-                          f"{DEFAULT_TEMPERATURE} by default, the more")  # fmt: skip
+    training.add_argument("--rare_class_sampling", type=float, nargs="?", metavar="T",
+                          const=RareClassSampling.temperature, help="draw pictures by their classes, rare "
+                          f"ones more often; the lower the temperature T, {RareClassSampling.temperature} by default, "
+                          "the more")  # fmt: skip
     training.add_argument("--max_grad_norm", type=float, help="clip gradients to this norm")
     training.add_argument("--ema_decay", type=float, help="evaluate and save an average of the weights, e.g. 0.999")
     training.add_argument("--mixed_precision", help="no, fp16 or bf16; accelerate's setting by default")

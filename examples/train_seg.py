@@ -232,10 +232,10 @@ def describe_sampling(sampling: RareClassSampling, dataset: SegmentationDataset)
     order = np.argsort(-sampling.probabilities, kind="stable").tolist()
     labels = [label for label in order if sampling.probabilities[label] >= 0.001]
     listed = ", ".join(f"{dataset.id2label[label]} {sampling.probabilities[label]:.1%}" for label in labels[:5])
-    num_pictures = len(set().union(*(sampling.pictures[label].tolist() for label in labels)))
+    num_pictures = len(np.unique(np.concatenate([sampling.pictures[label] for label in labels])))
     return (
         f"Pictures are drawn for {listed}{', …' if len(labels) > 5 else ''}: {num_pictures} of the "
-        f"{len(dataset.splits['train'])} are seen more than hardly ever"
+        f"{len(dataset.splits['train'])} hold what is drawn once in a thousand times or more"
     )
 
 

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -20,11 +19,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 from PIL import ExifTags, Image
-from tqdm.auto import tqdm
 
 from ..files import read_json
 from ..model.image_processing_van import orientation_of, upright
 from .folders import FileProblem
+from .progress import reading_progress
 
 logger = logging.getLogger(__name__)
 
@@ -204,15 +203,7 @@ def _turns(path: Path, sizes: dict[str, tuple[int, int]], problems: list[FilePro
     looks at each picture anyway. Damaged ones tell as they are read.
     """
     wrong, turned, is_upright = [], {}, {}
-    progress = tqdm(
-        sizes.items(),
-        desc="Reading headers",
-        unit="picture",
-        delay=2,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-        leave=False,
-    )
-    for file, size in progress:
+    for file, size in reading_progress(sizes.items(), desc="Reading headers", unit="picture"):
         try:
             with Image.open(file) as picture:
                 stored, orientation = picture.size[::-1], orientation_of(picture)

@@ -8,7 +8,6 @@ This is the short form of an inspection, which looks at all files; `findings.py`
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,13 @@ from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
-from tqdm.auto import tqdm
 
 from .augmentation import IGNORE_INDEX
 from .findings import ERROR, SPLITS, label_findings, label_shares
 from .inspection import SplitSummary
 from .loading import SegmentationDataset
 from .masks import MaskMeaning, check_labels, raw_labels
+from .progress import reading_progress
 from .samples import named_errors
 
 # Enough to meet all labels but the rare ones, and read in a second or two.
@@ -52,13 +51,12 @@ class MaskContents:
 
     def summary(self, do_reduce_labels: bool) -> SplitSummary:
         """Return what is known of pixels and masks by label, after reduction."""
-        first = int(do_reduce_labels)
-        labels = {value: value - first for value in self.pixels if value != IGNORE_INDEX and value >= first}
+        label_pixels = Counter(reduced_counts(self.pixels, do_reduce_labels))
         return SplitSummary(
             num_examples=self.num_seen,
-            label_pixels=Counter({label: self.pixels[value] for value, label in labels.items()}),
-            label_pictures=Counter({label: self.masks.get(value, 0) for value, label in labels.items()}),
-            ignored_pixels=sum(count for value, count in self.pixels.items() if value not in labels),
+            label_pixels=label_pixels,
+            label_pictures=Counter(reduced_counts(self.masks, do_reduce_labels)),
+            ignored_pixels=sum(self.pixels.values()) - sum(label_pixels.values()),
         )
 
     def labels(self, do_reduce_labels: bool) -> list[int]:
@@ -164,14 +162,7 @@ def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks:
     masks, name = dataset.splits[split], f"{dataset.name} {split}"
     order = np.random.default_rng(0).permutation(len(masks)).tolist()
     contents = MaskContents({}, 0, len(masks))
-    progress = tqdm(
-        total=min(num_masks, len(masks)),
-        desc="Looking at masks",
-        unit="mask",
-        delay=2,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-        leave=False,
-    )
+    progress = reading_progress(total=min(num_masks, len(masks)), desc="Looking at masks", unit="mask")
     with progress, closing(count_raw_values(masks, order, name, dataset.mask_meaning)) as counted:
         for idx, counts in counted:
             with named_errors(masks, idx, name):
@@ -223,6 +214,12 @@ def count_raw_values(
         # All at once would wait in the queue for nothing where the caller soon has seen enough.
         for start in range(0, len(indices), 4 * num_threads):
             yield from pool.map(count, indices[start : start + 4 * num_threads])
+
+
+def reduced_counts(counts: Mapping[int, int], do_reduce_labels: bool) -> dict[int, int]:
+    """Return what was counted by raw value by label: after reduction, and without the ignored one."""
+    first = int(do_reduce_labels)
+    return {value - first: count for value, count in counts.items() if first <= value != IGNORE_INDEX}
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -4,17 +4,15 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from .augmentation import IGNORE_INDEX
-from .label_check import count_raw_values
+from .label_check import count_raw_values, reduced_counts
 from .loading import SegmentationDataset
 from .masks import check_labels
+from .progress import reading_progress
 from .samples import named_errors
 
 
@@ -40,22 +38,13 @@ def count_labels(dataset: SegmentationDataset) -> LabelCounts:
         ValueError: a mask cannot be read, or holds labels out of range; the message names it.
     """
     masks, name = dataset.splits["train"], f"{dataset.name} train"
-    first = int(dataset.do_reduce_labels)
     pixels, pixels_around = np.zeros((2, dataset.num_labels), dtype=np.int64)
     pictures = [array("q") for _ in dataset.id2label]
-    counted = tqdm(
-        count_raw_values(masks, range(len(masks)), name, dataset.mask_meaning),
-        total=len(masks),
-        desc="Counting labels",
-        unit="mask",
-        delay=2,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-        leave=False,
-    )
-    for idx, counts in counted:
+    counted = count_raw_values(masks, range(len(masks)), name, dataset.mask_meaning)
+    for idx, counts in reading_progress(counted, total=len(masks), desc="Counting labels", unit="mask"):
         with named_errors(masks, idx, name):
             check_labels(np.array([*counts]), dataset.num_labels, dataset.do_reduce_labels)
-        counts = {value - first: count for value, count in counts.items() if first <= value != IGNORE_INDEX}
+        counts = reduced_counts(counts, dataset.do_reduce_labels)
         present = list(counts)
         pixels[present] += np.array(list(counts.values()), dtype=np.int64)
         pixels_around[present] += sum(counts.values())
