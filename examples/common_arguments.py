@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from tqdm.auto import tqdm
 
-from van_hf.data import LABEL_TABLES, SegmentationDataset, load_segmentation_dataset
+from van_hf.data import GENERATED_DATASETS, LABEL_TABLES, SegmentationDataset, load_segmentation_dataset
 from van_hf.data.folders import FileProblem
 from van_hf.files import claim_folder, write_whole
 
@@ -37,9 +37,8 @@ def expand_user(path: str) -> str:
 def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the arguments that name a dataset, which [`load_dataset`] loads, and return their group."""
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset", type=expand_user, default="scenes", help="scenes, ade20k, a folder or a Hub dataset"
-    )
+    data.add_argument("--dataset", type=expand_user, default="scenes", help=f"{', '.join(GENERATED_DATASETS)}, "
+                      "ade20k, a folder or a Hub dataset")  # fmt: skip
     data.add_argument("--dataset_config_name", help="configuration of a Hub dataset that has several")
     data.add_argument("--dataset_revision", help="branch, tag or commit of a Hub dataset")
     data.add_argument("--train_split", help="such as train or train[:90%%]")

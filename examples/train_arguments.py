@@ -29,6 +29,7 @@ from common_arguments import (
 )
 
 from van_hf.data import (
+    GENERATED_DATASETS,
     LabelCounts,
     RareClassSampling,
     SegmentationDataset,
@@ -140,7 +141,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
 def recipe_name(args: argparse.Namespace) -> str | None:
     """Return the name of the recipe, which need not be one that there is; None if it must be given."""
-    return args.recipe or ("scenes" if args.dataset == "scenes" else None)
+    return args.recipe or ("scenes" if args.dataset in GENERATED_DATASETS else None)
 
 
 def load_start_config(args: argparse.Namespace) -> VanConfig | None:
@@ -249,7 +250,7 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append("--recipe finetune needs --model_name_or_path: it is for weights that were trained before")
     if recipe_name(args) is None:
         problems.append(f"--recipe is needed for --dataset {args.dataset}: one of {', '.join(RECIPES)}")
-    if args.dataset != "scenes" and args.model_size is None and args.model_name_or_path is None:
+    if args.dataset not in GENERATED_DATASETS and args.model_size is None and args.model_name_or_path is None:
         problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
     if args.report_to in TRACKERS and find_spec(args.report_to) is None:
         problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")

@@ -82,11 +82,11 @@ def test_colour_alone_does_not_tell_the_class(pictures):
     assert np.mean(ious) < 0.3
 
 
-def test_load_scenes_is_cached(few_pictures):
-    first = scenes.load_scenes()
+def test_loading_is_cached(few_pictures):
+    first = scenes.load()
     assert {split: len(data) for split, data in first.items()} == {"train": 3, "validation": 2}
     written = {path: path.stat().st_mtime_ns for path in few_pictures.rglob("*.arrow")}
-    second = scenes.load_scenes()
+    second = scenes.load()
     assert len(written) == 2 and written == {p: p.stat().st_mtime_ns for p in few_pictures.rglob("*.arrow")}
     example = next(scenes.generate_examples("train"))
     assert digest(second["train"][0]) == digest(example)
@@ -98,7 +98,7 @@ def test_load_scenes_is_cached(few_pictures):
 
 
 def load_in_process(queue):
-    queue.put([digest(example) for example in scenes.load_scenes()["train"]])
+    queue.put([digest(example) for example in scenes.load()["train"]])
 
 
 def test_two_processes_may_ask_at_once(few_pictures):

@@ -7,12 +7,13 @@ from .class_weights import balanced_class_weights, read_class_weights, resolve_c
 from .label_check import check_train_labels, check_validation_labels, describe_labels
 from .label_counts import LabelCounts, count_labels
 from .label_tables import LABEL_TABLES
-from .loading import SegmentationDataset, load_segmentation_dataset
+from .loading import GENERATED_DATASETS, SegmentationDataset, load_segmentation_dataset
 from .masks import MaskMeaning
 from .rare_classes import RareClassSampling
 from .samples import TrainSamples, read_example
 
 __all__ = [
+    "GENERATED_DATASETS",
     "LABEL_TABLES",
     "LabelCounts",
     "MaskMeaning",

@@ -13,7 +13,7 @@ import datasets
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from . import ade20k, scenes
+from . import ade20k, cracks, leaves, scenes
 from .coco import load_coco
 from .folders import FileProblem, mask_folders, pair_folders
 from .label_names import read_id2label, unique_names
@@ -39,6 +39,8 @@ MASK_COLUMNS = (
 TRAIN_SPLITS = ("train", "training")
 VALIDATION_SPLITS = ("validation", "val", "valid", "dev")
 LABEL_NAMES_FILE = "id2label.json"
+# Painted on this machine, for trying things out with no download.
+GENERATED_DATASETS = {"scenes": scenes, "cracks": cracks, "leaves": leaves}
 # Labels are kept as uint8, in which 255 is the ignored one.
 MAX_LABELS = 255
 
@@ -110,7 +112,7 @@ def load_segmentation_dataset(
     Args:
         name_or_path: one of
 
-            - "scenes": generated on this machine, see `van_hf.data.scenes`;
+            - "scenes", "cracks" or "leaves": generated on this machine, see the modules of these names;
             - "ade20k": the Hub's parquet copy of ADE20K's scene parsing benchmark;
             - a folder with `images/{training,validation}` and the masks, of the same names up to the suffix, in
               `annotations/{training,validation}`: the unpacked ADEChallengeData2016, or any other laid out like it
@@ -122,10 +124,10 @@ def load_segmentation_dataset(
         id2label: the label names {0: name, ...} as they are after reduction, a JSON file that holds them (an object or
             a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. Names may come
             with colours, by which coloured masks are read, and from CSV tables too; see
-            `label_tables.read_label_table`. "scenes" and "ade20k" know theirs. For all others they are looked for in
-            `id2label.json` in the folder or Hub repository; a folder without one that looks like ADE20K (its name,
-            `objectInfo150.txt` or files called `ADE_train_*`) gets ADE20K's; for any other a column that lists class
-            labels tells them.
+            `label_tables.read_label_table`. "ade20k" and what is generated know theirs. For all
+            others they are looked for in `id2label.json` in the folder or Hub repository; a folder without one that
+            looks like ADE20K (its name, `objectInfo150.txt` or files called `ADE_train_*`) gets ADE20K's; for any
+            other a column that lists class labels tells them.
         do_reduce_labels: whether 0 in the masks means "other": 0 becomes 255 (ignored) and k becomes k - 1. By default
             True for "scenes", "ade20k" and for a folder that looks like ADE20K, unless it has an `id2label.json` or
             `id2label` is not of 150 labels; False for everything else.
@@ -214,8 +216,11 @@ def load_splits(
 def _open(
     name: str, config_name: str | None, revision: str | None, problems: list[FileProblem] | None = None
 ) -> _Source:
-    if name == "scenes":
-        return _Source(scenes.load_scenes(), scenes.CLASS_NAMES, zero_is_other=True)
+    if name in GENERATED_DATASETS:
+        if Path(name).is_dir():
+            logger.warning("dataset %r is the generated one; the folder of this name is ./%s.", name, name)
+        module = GENERATED_DATASETS[name]
+        return _Source(module.load(), module.CLASS_NAMES, module.ZERO_IS_OTHER)
     if name == "ade20k":
         splits = _load(
             ade20k.HUB_REPOSITORY, data_files=ade20k.HUB_DATA_FILES, revision=revision or ade20k.HUB_REVISION

@@ -11,19 +11,19 @@ Columns, class names and the label convention are ADE20K's: `image` (RGB), `anno
 
 from __future__ import annotations
 
-import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image
 
 from . import painting
+from .generated import load_generated, paint_examples
 from .painting import LABELS, Canvas, Light
 
 CLASS_NAMES = tuple(LABELS)
+ZERO_IS_OTHER = True
 NUM_PICTURES = {"train": 320, "validation": 64}
 SEED = 2022
 
@@ -167,33 +167,9 @@ def paint_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
 
 def generate_examples(split: str) -> Iterator[dict]:
     """The examples of a split ("train" or "validation"); picture `i` depends on SEED, the split and `i` alone."""
-    for index in range(NUM_PICTURES[split]):
-        rng = np.random.default_rng([SEED, list(NUM_PICTURES).index(split), index])
-        pixels, labels, category = paint_scene(rng)
-        image = Image.fromarray(pixels)
-        # So datasets keeps it. PNG, its choice, is two fifths smaller, but decoding it was half the time of a sample.
-        image.format = "BMP"
-        yield {"image": image, "annotation": Image.fromarray(labels), "scene_category": category}
+    return paint_examples(paint_scene, SEED, NUM_PICTURES, split)
 
 
-def load_scenes() -> datasets.DatasetDict:
+def load() -> datasets.DatasetDict:
     """The dataset, generated at the first call (some seconds) and kept in `datasets`' cache (HF_DATASETS_CACHE)."""
-    features = datasets.Features(
-        image=datasets.Image(), annotation=datasets.Image(), scene_category=datasets.Value("string")
-    )
-    # datasets would know the generator by its name only, and keep pictures that the code no longer paints.
-    source = hashlib.sha256()
-    for module_file in (__file__, painting.__file__):
-        source.update(Path(module_file).read_bytes())
-    return datasets.DatasetDict(
-        {
-            split: datasets.Dataset.from_generator(
-                generate_examples,
-                features=features,
-                gen_kwargs={"split": split},
-                split=datasets.NamedSplit(split),
-                fingerprint=f"van_hf_scenes_{split}_{source.hexdigest()[:16]}",
-            )
-            for split in NUM_PICTURES
-        }
-    )
+    return load_generated("scenes", generate_examples, NUM_PICTURES, (sys.modules[__name__], painting))
