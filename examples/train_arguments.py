@@ -59,6 +59,8 @@ ADDED_TO_RUNS = {
     **{"frozen_stages": 0, "save_best": False, "early_stopping_patience": None},
     **{"loss": "cross_entropy", "class_weights": None, "label_smoothing": 0.0, "rare_class_sampling": None},
 }
+# How the pictures of a step are split, which may be another way when a run is resumed.
+SPLIT = ("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps")
 # How many of the backbone's stages each name freezes.
 FREEZABLE = {"stage1": 1, "stage2": 2, "stage3": 3, "stage4": 4, "backbone": 4}
 
@@ -440,7 +442,10 @@ def find_folder_problems(args: argparse.Namespace) -> list[str]:
 def find_resume_problems(
     args: argparse.Namespace, recipe: Recipe, num_processes: int, is_length_known: bool = True
 ) -> list[str]:
-    """Differences from the run that a checkpoint belongs to; of `--epochs` steps follow when the data are loaded."""
+    """Differences from the run that a checkpoint belongs to; of `--epochs` steps follow when the data are loaded.
+
+    A step must have as many pictures as before, whatever the number of processes that they are split among.
+    """
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is None:
         return []
@@ -456,7 +461,16 @@ def find_resume_problems(
         del now["files"]
     if not is_length_known:
         saved |= {name: now[name] for name in ("max_train_steps", "warmup_steps")}
-    return [
+    total, problems = saved.get("total_train_batch_size", 0), []
+    if args.total_train_batch_size is None and total % num_processes > 0:
+        numbers = ", ".join(str(number) for number in range(1, total + 1) if total % number == 0)
+        problems = [
+            f"{checkpoint} belongs to a run with {total} pictures a step, which cannot be split evenly among "
+            f"{num_processes} processes; among {numbers} they can"
+        ]
+        saved["total_train_batch_size"] = now["total_train_batch_size"]
+    saved |= {name: now[name] for name in SPLIT}
+    return problems + [
         f"{name} is {now.get(name)!r}, but {checkpoint} belongs to a run with {saved.get(name)!r}"
         for name in sorted(now.keys() | saved.keys())
         if now.get(name) != saved.get(name)
@@ -494,6 +508,28 @@ def choose_num_workers(args: argparse.Namespace, state: PartialState) -> int:
     if args.dataloader_num_workers is not None:
         return args.dataloader_num_workers
     return CPU_WORKERS if state.device.type == "cpu" else min(cores_per_process(), MOST_WORKERS)
+
+
+def choose_batch_size(args: argparse.Namespace, num_processes: int) -> int | None:
+    """Return the pictures of each device and forward pass, None for the device's whole share.
+
+    A run that is resumed takes no more than were asked for or, as memory may hold no more, than it took before: the
+    most that divide its share, on any number of processes.
+
+    Args:
+        args: without problems, see [`find_problems`].
+        num_processes: of the run from now on.
+
+    Raises:
+        ValueError: the checkpoint's run.json is damaged.
+    """
+    checkpoint = checkpoint_to_resume(args)
+    if checkpoint is None:
+        return args.per_device_train_batch_size
+    saved = read_json(checkpoint / "run.json")
+    share = saved["total_train_batch_size"] // num_processes
+    most = args.per_device_train_batch_size or saved["per_device_train_batch_size"]
+    return max(size for size in range(1, most + 1) if share % size == 0)
 
 
 def choose_num_threads(args: argparse.Namespace, state: PartialState) -> int | None:
@@ -539,7 +575,7 @@ def is_used(output_dir: Path) -> bool:
 
 
 def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -> dict:
-    """Return everything that decides a run's weights; a checkpoint is resumed only where all of it is the same.
+    """Return everything that decides a run's weights; a checkpoint is resumed only where all but `SPLIT` is the same.
 
     Args:
         args: `class_weights` is what [`given_class_weights`] returned: a file's content decides, not its name.

@@ -48,6 +48,7 @@ from tqdm.auto import tqdm
 from train_arguments import (
     batch_sizes,
     checkpoint_to_resume,
+    choose_batch_size,
     choose_num_threads,
     choose_num_workers,
     count_train_labels,
@@ -92,6 +93,7 @@ from van_hf.training import (
     freeze_stages,
     learning_rate_factor,
     load_best,
+    load_checkpoint,
     save_best,
     save_checkpoint,
 )
@@ -175,6 +177,11 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
             f"A step has {total} pictures: the recipe's {recipe.total_train_batch_size} cannot be split evenly here"
         )
         recipe = replace(recipe, total_train_batch_size=total)
+    if checkpoint := checkpoint_to_resume(args):
+        state.print(
+            f"Going on with {checkpoint}: {state.num_processes} process(es), each of which takes {per_device} "
+            f"picture(s) at a time, {accumulation} time(s) a step"
+        )
     accelerator = Accelerator(
         gradient_accumulation_steps=accumulation,
         mixed_precision=args.mixed_precision,
@@ -322,7 +329,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
     # From here on every process has random numbers of its own, for stochastic depth and dropout.
     set_seed(args.seed, device_specific=True)
     if checkpoint := checkpoint_to_resume(args):
-        accelerator.load_state(str(checkpoint))
+        load_checkpoint(accelerator, wrapped_model, checkpoint)
         if args.save_best and history.evaluations:
             try:
                 copy_best(accelerator, checkpoint.parent, run.output_dir, history)
@@ -653,6 +660,9 @@ def main() -> None:
     args.class_weights = load_or_stop(partial(given_class_weights, args), "--class_weights", state)
     start = load_or_stop(partial(load_start_config, args), "--model_name_or_path", state)
     recipe = resolve_recipe(args, start)
+    args.per_device_train_batch_size = load_or_stop(
+        partial(choose_batch_size, args, state.num_processes), "--resume_from_checkpoint", state
+    )
     stop_at_problems(find_recipe_problems(args, recipe, state), state)
     args.num_threads = choose_num_threads(args, state)
     if args.num_threads is not None:

@@ -226,7 +226,7 @@ def held_folders(*folders: Path | str) -> Iterator[subprocess.Popen]:
         process.stdout.read()  # ends when all of them have
 
 
-def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path) -> subprocess.Popen:
+def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path, **variables: str) -> subprocess.Popen:
     """Starts a script as `accelerate launch` does, on the CPU, in a process group of its own."""
     # With --cpu accelerate's launcher starts several processes through MPI only; its other launcher is torchrun.
     kind = ["--cpu"] if num_processes == 1 else ["--multi_gpu", "--main_process_port", "0"]
@@ -234,7 +234,7 @@ def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path) 
     return subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.launch", *options, str(script), *map(str, arguments)],
         cwd=cwd,
-        env=child_environment(HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true"),
+        env=child_environment(HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true", **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -303,15 +303,39 @@ def saved_run(parse):
     """Writes run.json of a checkpoint of a run with some arguments, without the fields that are named, and returns
     those that resume it."""
 
-    def save(*arguments: object, without: tuple[str, ...] = ()) -> list:
+    def save(*arguments: object, without: tuple[str, ...] = (), num_processes: int = 1) -> list:
         args = parse(*arguments)
-        run = train_arguments.describe_run(args, resolve_recipe(args), 1)
+        run = train_arguments.describe_run(args, resolve_recipe(args), num_processes)
         Path("run/checkpoint-1").mkdir(parents=True, exist_ok=True)
         content = {name: value for name, value in run.items() if name not in without}
         Path("run/checkpoint-1/run.json").write_text(json.dumps(content))
         return ["--resume_from_checkpoint", "run/checkpoint-1"]
 
     return save
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "asked_for", "expected"),
+    # Two pictures on each of six devices before; or no more of a share than are asked for.
+    [(6, None, (2, 1)), (4, None, (1, 3)), (3, None, (2, 2)), (1, None, (2, 6)), (12, None, (1, 1))]
+    + [(6, 1, (1, 2)), (1, 5, (4, 3)), (2, 99, (6, 1))],
+)
+def test_steps_have_as_many_pictures_on_any_number_of_processes(parse, saved_run, num_processes, asked_for, expected):
+    total = ("--total_train_batch_size", 12)
+    resume = saved_run(*total, num_processes=6)
+    given = () if asked_for is None else ("--per_device_train_batch_size", asked_for)
+    args = parse(*resume, *total, *given)
+    args.per_device_train_batch_size = train_arguments.choose_batch_size(args, num_processes)
+    recipe = resolve_recipe(args)
+    assert train_arguments.batch_sizes(args, recipe, num_processes) == expected
+    assert train_arguments.find_resume_problems(args, recipe, num_processes) == []
+
+
+def test_what_cannot_be_split_evenly_is_a_problem(parse, saved_run):
+    args = parse(*saved_run(num_processes=4))
+    args.per_device_train_batch_size = train_arguments.choose_batch_size(args, 3)
+    (problem,) = train_arguments.find_resume_problems(args, resolve_recipe(args), 3)
+    assert "8 pictures a step, which cannot be split evenly among 3 processes; among 1, 2, 4, 8 they can" in problem
 
 
 def refused_fields(args: Namespace) -> list[str]:

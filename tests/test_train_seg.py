@@ -20,9 +20,20 @@ import pytest
 import torch
 import train_seg
 from accelerate import Accelerator
-from conftest import BOX_NAMES, finish, held_folders, largest_file, launch, paint_box, paired_folders, tiny_config
+from conftest import (
+    BOX_NAMES,
+    PROGRAMS,
+    finish,
+    held_folders,
+    largest_file,
+    launch,
+    paint_box,
+    paired_folders,
+    tiny_config,
+)
 from PIL import Image
 from safetensors.torch import load_file
+from train_arguments import SPLIT
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
 from van_hf.machine import cores_per_process
@@ -151,6 +162,57 @@ def test_two_processes_train(monkeypatch, runs, boxes):
     assert evaluated["num_processes"] == 1
     for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "iou"):
         assert evaluated[name] == results[name]
+
+
+def steps_of(records: Path) -> dict[int, list[int]]:
+    """The numbers of the samples of each step, of the last attempt at it; see programs/train_recorded.py."""
+    steps = {}
+    for path in sorted(records.iterdir()):
+        attempt = path.name.split("-")[0]
+        for line in path.read_text().splitlines():
+            step, *numbers = map(int, line.split())
+            steps.setdefault(step, {}).setdefault(attempt, []).extend(numbers)
+    return {step: attempts[max(attempts)] for step, attempts in steps.items()}
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_goes_on(tmp_path, boxes):
+    """Every sample of each step once, from 2 processes to 1 and back; with 2 throughout as if nothing had been."""
+    arguments = ("--num_threads", 1, "--dataset", boxes, *TRAINING, "--per_device_train_batch_size", 1)
+    arguments += ("--decode_head", "semantic_fpn", "--crop_size", 64, "--checkpoints_total_limit", 9)
+
+    def go_on(attempt: int, num_processes: int, output_dir: str) -> dict:
+        records = tmp_path / f"records-{output_dir}"
+        records.mkdir(exist_ok=True)
+        resume = ("--output_dir", output_dir, "--resume_from_checkpoint", "latest")
+        variables = {"RECORDS": str(records), "ATTEMPT": str(attempt)}
+        program = PROGRAMS / "train_recorded.py"
+        given = (*arguments, *(resume if attempt else resume[:2]))
+        finish(launch(program, *given, num_processes=num_processes, cwd=tmp_path, **variables))
+        assert {step: sorted(numbers) for step, numbers in steps_of(records).items()} == {
+            step: list(range(4 * step - 4, 4 * step)) for step in range(1, 7)
+        }
+        return results_of(tmp_path / output_dir)
+
+    def stop_after(step: int, output_dir: str) -> None:
+        for path in (tmp_path / output_dir).iterdir():
+            if not path.is_dir():
+                path.unlink()
+            elif int(path.name.split("-")[1]) > step:
+                shutil.rmtree(path)
+
+    whole = go_on(0, 2, "whole")
+    for name in ("same", "other"):
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        shutil.copytree(tmp_path / "records-whole", tmp_path / f"records-{name}")
+        stop_after(2, name)
+    same = go_on(1, 2, "same")
+    assert_same_weights(tmp_path / "whole", tmp_path / "same")
+    assert whole["evaluations"] == same["evaluations"]
+    splits = [go_on(1, 1, "other")["run"]]
+    stop_after(4, "other")
+    splits.append(go_on(2, 2, "other")["run"])
+    assert [[split[name] for name in SPLIT] for split in splits] == [[1, 1, 4], [2, 1, 2]]
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
 
@@ -402,6 +404,30 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
                     _remove_checkpoint(old)
     except WRITE_ERRORS as error:
         raise _not_written(accelerator, checkpoint, error) from error
+
+
+def load_checkpoint(accelerator: Accelerator, model: nn.Module, checkpoint: Path) -> None:
+    """Restore what `save_checkpoint` has saved, on any number of processes; for all of them to call.
+
+    A process that the checkpoint has no random states of keeps its own.
+
+    Args:
+        accelerator: Holds what was saved, as it did then.
+        model: Prepared model.
+        checkpoint: Folder `checkpoint-STEP`.
+    """
+
+    def rename(module: nn.Module, state_dict: dict, *_: object) -> None:
+        # What wraps a model for several processes adds a prefix to its names, which one process has not.
+        consume_prefix_in_state_dict_if_present(state_dict, "module.")
+        if isinstance(module, DistributedDataParallel):
+            for name in list(state_dict):
+                state_dict[f"module.{name}"] = state_dict.pop(name)
+
+    with model.register_load_state_dict_pre_hook(rename):
+        accelerator.load_state(str(checkpoint))
+    # accelerate counts batches to know which end a step; a step may now have another number of them.
+    accelerator.step = 0
 
 
 def best_model(output_dir: Path, history: TrainingHistory) -> Path:

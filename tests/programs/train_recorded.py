@@ -1,0 +1,44 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""train_seg.py, which leaves in the folder RECORDS the numbers of the samples that each step was taken with.
+
+Each process appends lines `STEP NUMBER NUMBER ...` to a file of its own, `ATTEMPT-RANK`. The attempts of a run are
+numbered by the variable ATTEMPT and, within it, by torchrun's restarts.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import train_seg
+
+train_on_batches = train_seg.backward
+
+
+class NumberedSamples(train_seg.TrainSamples):
+    """Training samples with their numbers."""
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "number": index}
+
+
+def backward(run, model, forward, batches):
+    """Take a step with samples that are recorded."""
+    numbers = []
+
+    def record(batch):
+        numbers.extend(batch["number"].tolist())
+        return batch
+
+    results = train_on_batches(run, model, forward, map(record, batches))
+    attempt = f"{os.environ.get('ATTEMPT', 0)}.{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    with open(Path(os.environ["RECORDS"], f"{attempt}-{run.accelerator.process_index}"), "a") as file:
+        print(run.history.last_step + 1, *numbers, file=file)
+    return results
+
+
+if __name__ == "__main__":
+    train_seg.TrainSamples, train_seg.backward = NumberedSamples, backward
+    train_seg.main()
