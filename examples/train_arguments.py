@@ -130,7 +130,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     output.add_argument("--checkpointing_steps", type=int, help="steps between checkpoints, beside those that are "
                         "saved before each evaluation")  # fmt: skip
     output.add_argument("--checkpoints_total_limit", type=int, default=2, help="checkpoints to keep, the newest")
-    output.add_argument("--resume_from_checkpoint", type=expand_user, help="a checkpoint's folder, or latest")
+    output.add_argument("--resume_from_checkpoint", type=expand_user, help="a checkpoint's folder, or latest: "
+                        "the newest in --output_dir, if there is one yet")  # fmt: skip
     output.add_argument("--report_to", help=f"{', '.join(TRACKERS)}; nothing by default")
     output.add_argument("--push_to_hub", action="store_true", help="release the model, with figures and pictures")
     output.add_argument("--hub_model_id", help="owner/name on the Hub")
@@ -422,11 +423,9 @@ def find_folder_problems(args: argparse.Namespace) -> list[str]:
             return ["--resume_from_checkpoint latest needs --output_dir, the folder of the run to go on with"]
         return []
     output_dir = Path(args.output_dir)
-    if problems := find_output_problems(args):
+    if not is_complete(args) and (problems := find_output_problems(args)):
         return problems
     checkpoint = checkpoint_to_resume(args)
-    if args.resume_from_checkpoint == "latest" and checkpoint is None:
-        return [f"--resume_from_checkpoint latest found no checkpoint in --output_dir {output_dir}"]
     if checkpoint is not None and not os.path.isfile(checkpoint / "run.json"):
         return [f"--resume_from_checkpoint {checkpoint} is not a folder of a complete checkpoint"]
     if complete_checkpoints(output_dir) and (
@@ -475,6 +474,22 @@ def find_resume_problems(
         for name in sorted(now.keys() | saved.keys())
         if now.get(name) != saved.get(name)
     ]
+
+
+def is_complete(args: argparse.Namespace) -> bool:
+    """Return whether the run that `--resume_from_checkpoint latest` would go on with is finished."""
+    return args.resume_from_checkpoint == "latest" and is_finished(Path(args.output_dir))
+
+
+def resolve_latest(args: argparse.Namespace, state: PartialState) -> str | None:
+    """Return the checkpoint to resume, by its folder; None for none. For all processes to call.
+
+    The main process finds the latest one: machines may come to see new files of a shared folder at different times.
+    """
+    checkpoint = checkpoint_to_resume(args)
+    if checkpoint is None and args.resume_from_checkpoint is not None:
+        state.print(f"There is no checkpoint in {args.output_dir} yet: a new run begins")
+    return broadcast_object_list([None if checkpoint is None else str(checkpoint)])[0]
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:

@@ -27,7 +27,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, set_seed
 from common_arguments import (
     claim_output_dir,
     load_dataset,
@@ -63,10 +63,12 @@ from train_arguments import (
     first_output_dir,
     frozen_stages,
     given_class_weights,
+    is_complete,
     is_segmentation_model,
     is_used,
     load_start_config,
     parse_arguments,
+    resolve_latest,
     resolve_loss,
     resolve_recipe,
     with_length,
@@ -657,6 +659,8 @@ def main() -> None:
     use_huge_pages()
     state = process_state()
     stop_at_problems(find_problems(args, state), state)
+    is_over = broadcast_object_list([is_complete(args)])[0]
+    args.resume_from_checkpoint = resolve_latest(args, state)
     args.class_weights = load_or_stop(partial(given_class_weights, args), "--class_weights", state)
     start = load_or_stop(partial(load_start_config, args), "--model_name_or_path", state)
     recipe = resolve_recipe(args, start)
@@ -664,6 +668,8 @@ def main() -> None:
         partial(choose_batch_size, args, state.num_processes), "--resume_from_checkpoint", state
     )
     stop_at_problems(find_recipe_problems(args, recipe, state), state)
+    if is_over:
+        stop(f"The run in {args.output_dir} is finished: there is nothing left to do", state, status=0)
     args.num_threads = choose_num_threads(args, state)
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)

@@ -68,7 +68,6 @@ def problems(args: Namespace) -> list[str]:
             ["1 or more, got 0; examples/eval_seg.py", "a/b"],
         ),
         (["--learning_rate", "nan", "--resume_from_checkpoint", "latest"], ["learning_rate", "latest needs"]),
-        (["--resume_from_checkpoint", "latest", "--output_dir", "none"], ["latest found no checkpoint"]),
         (["--resume_from_checkpoint", LONG_NAME, "--id2label", LONG_NAME], ["not a folder of", "is not a file"]),
         (["--loss", "hinge+dice", "--label_smoothing", 1, "--class_weights", "none.json"], ["'hinge'", "1.0", "none"]),
         (["--loss", "focal+ohem"], ["--loss: focal and ohem do not go together"]),
@@ -91,6 +90,7 @@ def test_all_problems_are_reported_at_once(parse, arguments, expected):
         ["--dataset", "ade20k", "--recipe", "upernet_160k", "--model_size", "b0"],
         ["--dataset", "ade20k", "--recipe", "semantic_fpn_40k", "--model_name_or_path", CLASSIFIER],
         ["--dataset", "ade20k", "--recipe", "finetune", "--model_name_or_path", CLASSIFIER, "--freeze", "stage1"],
+        ["--resume_from_checkpoint", "latest", "--output_dir", "new"],
     ],
 )
 def test_what_is_right_is_no_problem(parse, arguments):

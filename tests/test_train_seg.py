@@ -256,6 +256,27 @@ def test_runs_are_kept_apart(monkeypatch, capsys, runs, boxes):
     results.rename(runs / "resumed" / "results.json")
 
 
+def test_one_command_begins_a_run_and_goes_on_until_it_is_finished(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 3, "--num_threads", 1)
+    command = (*arguments, "--output_dir", "out", "--resume_from_checkpoint", "latest")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_here(patch, train_seg, *command)
+    assert "There is no checkpoint in out yet: a new run begins" in capsys.readouterr().out
+    run_here(monkeypatch, train_seg, *command)
+    assert "Going on with out/checkpoint-3: 1 process(es)" in capsys.readouterr().out
+    results = Path("out/results.json").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        run_here(monkeypatch, train_seg, *command)
+    assert stop.value.code == 0
+    assert "The run in out is finished: there is nothing left to do" in capsys.readouterr().err
+    assert Path("out/results.json").read_bytes() == results
+    (problem,) = run_refused(monkeypatch, capsys, *command, "--seed", 1)
+    assert "seed is 1" in problem
+
+
 @pytest.fixture
 def torch_threads():
     """What tests set the threads of torch to ends with them."""
