@@ -57,7 +57,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 ADDED_TO_RUNS = {
     **ADDED_FIELDS,
     **{"frozen_stages": 0, "save_best": False, "early_stopping_patience": None},
-    **{"loss": "cross_entropy", "class_weights": None, "label_smoothing": 0.0, "rare_class_sampling": None},
+    **{"class_weights": None, "label_smoothing": 0.0, "rare_class_sampling": None},
 }
 # How the pictures of a step are split, which may be another way when a run is resumed.
 SPLIT = ("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps")
@@ -99,7 +99,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     training.add_argument("--per_device_train_batch_size", type=int, help="pictures per device and forward pass; what "
                           "is missing to the total is accumulated. By default the device's whole share")  # fmt: skip
     training.add_argument("--crop_size", type=int, help="side of the training crops in pixels")
-    training.add_argument("--loss", default="cross_entropy", help=f"{', '.join(LOSS_NAMES)}, or two of them as in "
+    training.add_argument("--loss", help=f"{', '.join(LOSS_NAMES)}, or two of them as in "
                           "cross_entropy+dice")  # fmt: skip
     training.add_argument("--class_weights", type=expand_user, help="of the classes in the loss: balanced, by their "
                           "frequency in the training masks, or a JSON file: a list or an object by label")  # fmt: skip
@@ -266,8 +266,9 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
 def find_loss_problems(args: argparse.Namespace) -> list[str]:
     """A loss that there is not, and what does not go together with it or is no file of weights."""
     problems, names = [], None
+    loss = RECIPES.get(recipe_name(args), Recipe).loss if args.loss is None else args.loss
     try:
-        names = parse_loss_names(args.loss)
+        names = parse_loss_names(loss)
     except ValueError as error:
         problems.append(f"--loss: {error}")
     if not 0 <= args.label_smoothing < 1:
@@ -378,12 +379,13 @@ def count_train_labels(
 
 
 def resolve_loss(
-    args: argparse.Namespace, dataset: SegmentationDataset, counts: LabelCounts | None
+    args: argparse.Namespace, recipe: Recipe, dataset: SegmentationDataset, counts: LabelCounts | None
 ) -> SegmentationLoss:
     """Return the loss to train with.
 
     Args:
         args: without problems; `class_weights` is what [`given_class_weights`] returned.
+        recipe: with what the arguments change in it.
         dataset: what the weights are of.
         counts: what [`count_train_labels`] returned.
     """
@@ -392,7 +394,7 @@ def resolve_loss(
         weights = balanced_class_weights(counts)
     elif weights is not None:
         weights = resolve_class_weights(weights, dataset.id2label)
-    return SegmentationLoss.parse(args.loss, class_weights=weights, label_smoothing=args.label_smoothing)
+    return SegmentationLoss.parse(recipe.loss, class_weights=weights, label_smoothing=args.label_smoothing)
 
 
 def find_batch_problems(args: argparse.Namespace, recipe: Recipe, state: PartialState) -> list[str]:
@@ -601,7 +603,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         *("dataset", "dataset_config_name", "dataset_revision", "train_split", "image_column", "mask_column"),
         *("id2label", "do_reduce_labels", "model_size", "model_name_or_path", "max_grad_norm", "ema_decay", "seed"),
         *("jpeg_draft", "num_threads", "save_best", "early_stopping_patience"),
-        *("loss", "class_weights", "label_smoothing", "rare_class_sampling"),
+        *("class_weights", "label_smoothing", "rare_class_sampling"),
     )
     # Absent unless given, as in checkpoints from before there were such.
     mask_names = ("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")

@@ -202,7 +202,7 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
         stop_at_problems(find_resume_problems(args, recipe, state.num_processes), state)
     stop_at_problems(find_label_problems(dataset, state) + find_class_weight_problems(args, dataset), state)
     counts = count_train_labels(args, dataset, state)
-    loss = resolve_loss(args, dataset, counts)
+    loss = resolve_loss(args, recipe, dataset, counts)
     model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
     if args.num_threads is not None:
         accelerator.print(f"Threads of each process: {args.num_threads}")

@@ -144,8 +144,8 @@ def test_loss_of_the_arguments(parse):
     args = loss_arguments(parse, {"box": 5, "1": 0.5}, "--loss", "ohem+dice", "--label_smoothing", 0.1)
     assert train_arguments.find_class_weight_problems(args, BOXES) == []
     expected = SegmentationLoss(("ohem", "dice"), class_weights=(1, 0.5, 5), label_smoothing=0.1)
-    assert train_arguments.resolve_loss(args, BOXES, None) == expected
-    assert train_arguments.resolve_loss(parse(), BOXES, None) == SegmentationLoss()
+    assert train_arguments.resolve_loss(args, resolve_recipe(args), BOXES, None) == expected
+    assert train_arguments.resolve_loss(parse(), train_arguments.RECIPES["scenes"], BOXES, None) == SegmentationLoss()
 
 
 def test_weights_that_do_not_fit_the_labels_are_a_problem(parse):

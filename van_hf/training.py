@@ -49,6 +49,7 @@ class Recipe:
         eval_steps: Optimizer steps between two evaluations.
         head_learning_rate_factor: How many times the backbone's learning rate the decode heads' is.
         layer_decay: By what the learning rate falls from each layer to the one before it, see [`layer_depths`].
+        loss: What is minimized, see [`losses.SegmentationLoss`].
     """
 
     decode_head: str
@@ -68,13 +69,14 @@ class Recipe:
     photometric_distortion: bool = True
     head_learning_rate_factor: float = 1.0
     layer_decay: float = 1.0
+    loss: str = "cross_entropy"
 
 
 # A full disk is an error of safetensors where it writes, and a RuntimeError, without the reason, of torch.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError, ValueError)
 
 # What runs had before these fields were there, which their files therefore lack.
-ADDED_FIELDS = {"head_learning_rate_factor": 1.0, "layer_decay": 1.0}
+ADDED_FIELDS = {"head_learning_rate_factor": 1.0, "layer_decay": 1.0, "loss": "cross_entropy"}
 
 _UPERNET_160K = Recipe(
     decode_head="upernet",
