@@ -105,9 +105,16 @@ def test_nothing_is_learned_where_nothing_counts(loss):
         assert value == 0 and not gradient.any()
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "focal", "ohem", "dice", "ohem+dice"])
-def test_pixels_of_weight_0_do_not_count(name):
-    loss = SegmentationLoss.parse(name, class_weights=(0, 1, 1, 1, 1))
+@pytest.mark.parametrize(
+    ("name", "smoothing"),
+    [
+        *((name, 0.0) for name in ("cross_entropy", "focal", "ohem", "dice", "ohem+dice")),
+        ("cross_entropy", 0.1),
+        ("ohem+dice", 0.1),
+    ],
+)
+def test_pixels_of_weight_0_do_not_count(name, smoothing):
+    loss = SegmentationLoss.parse(name, class_weights=(0, 1, 1, 1, 1), label_smoothing=smoothing)
     logits, labels = random_batch()
     for function in (loss, plain(loss)):
         value, gradient = value_and_gradient(function, logits, torch.zeros_like(labels))

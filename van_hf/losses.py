@@ -78,7 +78,7 @@ class SegmentationLoss:
     The mean over pixels is weighted with the weights of the pixels' classes: divided by their sum, as with
     `torch.nn.functional.cross_entropy(weight=...)`, not by the number of pixels. Weights all twice as large change
     nothing. Dice's mean over the classes is weighted in the same way. Where nothing counts, as in a batch without
-    valid pixels, the loss is 0.
+    valid pixels, or of pixels whose weights are 0, the loss is 0.
 
     Args:
         names: one or two of `LOSS_NAMES`. Focal and ohem do not go together.
@@ -213,9 +213,9 @@ def _class_weights(loss: SegmentationLoss, like: torch.Tensor, num_labels: int) 
 
 
 def _divisor(weights: torch.Tensor) -> torch.Tensor:
-    """The sum of weights, or 1 where there is nothing to be divided by it."""
+    """The sum of weights or, where it is 0, infinity: nothing counts then, a smoothed target neither."""
     total = weights.sum()
-    return torch.where(total > 0, total, 1)
+    return torch.where(total > 0, total, math.inf)
 
 
 def _focal_factor(log_true: torch.Tensor, gamma: float) -> torch.Tensor:
