@@ -37,11 +37,47 @@ WRONG = {"problems": [["values", "the annotation holds the labels …"]]}
             None,
             "--mask_values 0=value_0 128=value_128 --mask_tolerance 20",
         ),
+        ({0: 9, 255: 1}, {0: "crack"}, ""),
+        ({10: 5, 20: 5, 30: 5}, {0: "sky", 1: "crack"}, ""),
     ],
 )
 def test_what_values_seem_to_mean(raw, names, arguments):
     found = findings(record(raw, **(WRONG if names and len(raw) > 2 else {})), names)
     assert found["raw values"].arguments == arguments and found["raw values"].severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"), [(None, "0=background 255=object"), ({0: "sky", 1: "crack"}, "0=0 255=1")]
+)
+@pytest.mark.parametrize("raw", [{0: 99, 1: 3, 254: 2, 255: 90}, dict.fromkeys(range(40), 1) | {0: 9000, 255: 700}])
+def test_traces_of_compression_and_interpolation_are_no_labels(raw, names, pairs):
+    """JPEG has them beside each value that was meant."""
+    example = record(raw, mask_format="JPEG", **(WRONG if names else {}))
+    assert findings(example, names)["raw values"].arguments == f"--mask_values {pairs} --mask_tolerance 20"
+    colours = {f"#{value:02x}0000": count for value, count in raw.items()}
+    example = record(colours, mask_format="JPEG", raw_kind="colours", mask_mode="RGB", problems=[["colours", "…"]])
+    found = findings(example, names)["colours"]
+    suggested = found.suggested_files["suggested_id2label.json"]
+    assert [entry["color"] for entry in suggested.values()] == [[0, 0, 0], [255, 0, 0]]
+    assert found.arguments == "--id2label {folder}/suggested_id2label.json --mask_tolerance 20"
+
+
+def test_a_colour_that_jpeg_has_spread_is_meant():
+    spread = {f"#00{green:02x}{blue:02x}": 10 for green in range(120, 140) for blue in range(170, 190)}
+    example = record({"#000000": 10**5, "#804080": 10**5, **spread}, mask_format="JPEG", raw_kind="colours")
+    suggested = findings(example)["colours"].suggested_files["suggested_id2label.json"]
+    assert [entry["name"] for entry in suggested.values()] == ["colour #000000", "colour #0078aa", "colour #804080"]
+
+
+def test_photographs_are_no_masks():
+    raw = {f"#{red:02x}{green:02x}00": 9 for red in range(0, 256, 5) for green in range(0, 256, 5)}
+    found = findings(record(raw, mask_format="JPEG", raw_kind="colours", mask_mode="RGB"))["colours"]
+    assert found.arguments == "" and "are these masks, or photographs?" in found.text
+
+
+def test_advice_about_values_goes_with_reduction():
+    found = findings(record({0: 9, 255: 1}), {0: "sky", 1: "crack"}, do_reduce_labels=True)
+    assert found["raw values"].arguments == "--mask_values 0=0 255=1 --no-do_reduce_labels"
 
 
 def test_what_colours_seem_to_mean():

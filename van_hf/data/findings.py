@@ -20,8 +20,13 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 SPLITS = ("train", "validation")
 # As many values as an argument is readable with; more are written to a file.
 MAX_IN_ARGUMENT = 12
-# Values, or colours, that hold this share of the pixels are meant; all others come of interpolation or compression.
+# Values, or colours, that hold this share of the pixels are meant, unless they are as near as `TOLERANCE` to one with
+# more pixels; all others come of interpolation or compression.
 MEANT_SHARE = 0.002
+TOLERANCE = 20
+# In JPEGs it is the share of all that is so near, and so many of the values with the most pixels are looked at.
+JPEG_SHARE = 0.005
+MAX_COMPARED = 500
 RARE_SHARE = 0.001
 # The least side, in pixels, at which VAN's coarsest feature map has a pixel of the picture's own.
 LEAST_SIDE = 32
@@ -141,38 +146,45 @@ def _meaning_findings(inspection: Inspection, summaries: dict[str, SplitSummary]
     unread = [kind for record in _all_records(inspection) for kind, _ in record.problems if kind in KINDS]
     fits = inspection.id2label is not None and not {"values", "colours"} & set(unread)
     raw = {"values": Counter(), "colours": Counter()}
-    num_masks = Counter()
+    num_masks, num_jpegs = Counter(), Counter()
     for record in _all_records(inspection):
         if record.mask_mode != "F":
             raw[record.raw_kind].update(record.raw)
             num_masks[record.raw_kind] += bool(record.raw)
+            num_jpegs[record.raw_kind] += record.mask_format == "JPEG"
     if not fits:
         if raw["colours"] and not inspection.has_meaning:
-            yield _advise_colours(inspection, raw["colours"], num_masks["colours"])
+            yield _advise_colours(inspection, raw["colours"], num_masks["colours"], num_jpegs["colours"] > 0)
         if raw["values"] and not inspection.has_meaning:
-            yield _advise_values(inspection, {int(key): count for key, count in raw["values"].items()})
+            pixels = {int(key): count for key, count in raw["values"].items()}
+            yield _advise_values(inspection, pixels, num_jpegs["values"] > 0)
         if inspection.has_meaning:
             yield from _advise_unlisted(inspection)
     elif not inspection.has_meaning and raw["values"].keys() == {"0", "255"}:
         yield _advise_values(inspection, {0: raw["values"]["0"], 255: raw["values"]["255"]})
 
 
-def _advise_values(inspection: Inspection, pixels: dict[int, int]) -> Finding:
+def _advise_values(inspection: Inspection, pixels: dict[int, int], are_jpegs: bool = False) -> Finding:
     shown = _shares(Counter({str(value): count for value, count in pixels.items()}))
-    if pixels.keys() == {0, IGNORE_INDEX}:
-        text = f"Masks hold nothing but {shown}. 255 would be ignored; if it is a label, say so."
-        return Finding(ERROR, "raw values", text, arguments="--mask_values 0=0 255=1" if inspection.id2label else
-                       "--mask_values 0=background 255=object")  # fmt: skip
-    labels = sorted(value for value in pixels if value != IGNORE_INDEX)
+    meant = _meant(pixels, are_jpegs)
+    traces, tolerance = _describe_traces(meant, pixels)
     names = inspection.id2label
+    # With which labels that are listed do not go together.
+    no_reduction = " --no-do_reduce_labels" if inspection.do_reduce_labels else ""
+    if set(meant) == {0, IGNORE_INDEX}:
+        text = f"Masks hold {f'{len(pixels)} values:' if traces else 'nothing but'} {shown}.{traces}"
+        text += " 255 would be ignored; if it is a label, say so."
+        if names and len(names) < 2:
+            text += f" There is one label name, {names[0]!r}: name two labels, the background being one."
+            return Finding(ERROR, "raw values", text)
+        pairs = "0=0 255=1" if names else "0=background 255=object"
+        return Finding(ERROR, "raw values", text, arguments=f"--mask_values {pairs}{tolerance}{no_reduction}")
+    labels = sorted(value for value in pixels if value != IGNORE_INDEX)
     text = f"Masks hold {len(pixels)} values: {shown}."
     if names and labels and labels[0] >= 0 and labels[-1] == len(names) and not inspection.do_reduce_labels:
         text += f" {len(names)} labels go from 0 to {len(names) - 1}: if 0 means 'other', say so."
         return Finding(ERROR, "raw values", text, arguments="--do_reduce_labels")
-    meant = _meant(pixels)
-    tolerance = " --mask_tolerance 20" if len(meant) < len(pixels) and len(pixels) > 16 else ""
-    if tolerance:
-        text += f" {len(meant)} of them hold most pixels; the others come of lossy compression or interpolation."
+    text += traces
     labels = sorted(value for value in meant if value != IGNORE_INDEX)
     if len(labels) > UNLISTED:
         return Finding(ERROR, "raw values", f"{text} These are more than labels can be; masks must hold labels.")
@@ -182,6 +194,11 @@ def _advise_values(inspection: Inspection, pixels: dict[int, int]) -> Finding:
         return Finding(ERROR, "raw values", text, [], "--id2label {folder}/suggested_id2label.json",
                        {"suggested_id2label.json": suggested})  # fmt: skip
     if names and len(labels) != len(names):
+        if sum(value in names for value in labels) < 2:
+            text += (
+                f" {len(names)} labels have names: name all labels, or say with --mask_values which one each value is."
+            )
+            return Finding(ERROR, "raw values", text)
         values = {str(value): value if value in names else "ignore" for value in labels}
     else:
         values = {str(value): place if names else f"value {value}" for place, value in enumerate(labels)}
@@ -192,22 +209,22 @@ def _advise_values(inspection: Inspection, pixels: dict[int, int]) -> Finding:
         pairs = (
             f"{raw}={label if isinstance(label, int) else label.replace(' ', '_')}" for raw, label in values.items()
         )
-        return Finding(ERROR, "raw values", text, arguments=f"--mask_values {' '.join(pairs)}{tolerance}")
-    return Finding(ERROR, "raw values", text, [], "--mask_values {folder}/suggested_mask_values.json" + tolerance,
-                   {"suggested_mask_values.json": values})  # fmt: skip
+        arguments = f"--mask_values {' '.join(pairs)}{tolerance}{no_reduction}"
+        return Finding(ERROR, "raw values", text, arguments=arguments)
+    arguments = "--mask_values {folder}/suggested_mask_values.json" + tolerance + no_reduction
+    return Finding(ERROR, "raw values", text, [], arguments, {"suggested_mask_values.json": values})
 
 
-def _advise_colours(inspection: Inspection, pixels: Counter, num_masks: int) -> Finding:
+def _advise_colours(inspection: Inspection, pixels: Counter, num_masks: int, are_jpegs: bool) -> Finding:
     text = f"Masks hold {len(pixels)} colours ({num_masks} masks): {_shares(pixels)}."
     colours = set(pixels)
     for name, table in LABEL_TABLES.items():
         known = {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in table.colors}
         if len(colours) >= 4 and colours <= known:
             return Finding(ERROR, "colours", f"{text} They are those of {name}.", arguments=f"--label_table {name}")
-    meant = sorted(_meant(pixels))
-    tolerance = " --mask_tolerance 20" if len(meant) < len(pixels) and len(pixels) > 16 else ""
-    if tolerance:
-        text += f" {len(meant)} of them hold most pixels; the others come of lossy compression or interpolation."
+    meant = sorted(_meant(pixels, are_jpegs))
+    traces, tolerance = _describe_traces(meant, pixels)
+    text += traces
     if len(meant) > UNLISTED:
         return Finding(ERROR, "colours", f"{text} These are more than labels can be: are these masks, or photographs?")
     names = inspection.id2label or {}
@@ -334,7 +351,9 @@ def _mask_findings(inspection: Inspection) -> Iterator[Finding]:
     lossy = [r.mask for r in records if r.mask_format in ("JPEG", "WEBP") and r.num_raw > 16]
     if lossy:
         text = f"Masks saved with loss, with values or colours between the labels': {len(lossy)}. Save PNGs."
-        yield Finding(WARNING, "lossy masks", text, lossy, "--mask_tolerance 20" if inspection.has_meaning else "")
+        yield Finding(
+            WARNING, "lossy masks", text, lossy, f"--mask_tolerance {TOLERANCE}" if inspection.has_meaning else ""
+        )
     ignored = [r.mask for r in records if r.labels is not None and r.labels.keys() <= {IGNORE_INDEX}]
     if ignored:
         yield Finding(WARNING, "unlabelled masks", f"Masks without any label: {len(ignored)}.", ignored)
@@ -348,16 +367,34 @@ def _all_records(inspection: Inspection) -> Iterator[ExampleRecord]:
         yield from inspection.records[split]
 
 
-def _meant(pixels: dict) -> list:
-    """The values that are no traces of interpolation: all, unless they are many and most of them hold few pixels."""
-    if len(pixels) <= 16:
-        return list(pixels)
-    least = MEANT_SHARE * sum(pixels.values())
-    meant = [value for value, count in pixels.items() if count >= least]
-    kept = sum(pixels[value] for value in meant)
-    # Rare labels hold few pixels too; it is the traces' number that tells them.
-    is_blurred = 2 <= len(meant) <= len(pixels) / 3 and kept > 0.8 * sum(pixels.values())
-    return meant if is_blurred else list(pixels)
+def _meant(pixels: dict, are_jpegs: bool) -> list:
+    """The values, or colours, that are no traces of compression or interpolation; all where there are no traces."""
+    values, counts = list(pixels), np.array(list(pixels.values()))
+    if len(values) <= 16 and not are_jpegs:
+        return values
+    channels = np.array([list(bytes.fromhex(value[1:])) if isinstance(value, str) else [value] for value in values])
+    total, is_frequent = counts.sum(), counts >= MEANT_SHARE * counts.sum()
+    meant, is_near = [], np.zeros(len(values), dtype=bool)
+    for place in np.argsort(-counts, kind="stable")[: MAX_COMPARED if are_jpegs else is_frequent.sum()]:
+        if is_near[place]:
+            continue
+        around = np.abs(channels - channels[place]).max(axis=1) <= TOLERANCE
+        # JPEG leaves little of a colour as it was.
+        if not are_jpegs or counts[around & ~is_near].sum() >= JPEG_SHARE * total:
+            meant.append(values[place])
+            is_near |= around
+    # Rare labels hold few pixels too; it is the traces' number that tells them, where the format does not.
+    explained = is_near if are_jpegs else is_frequent
+    are_traces = counts[explained].sum() > 0.8 * total and (are_jpegs or len(values) >= 3 * is_frequent.sum())
+    return meant if are_traces and len(meant) >= 2 else values
+
+
+def _describe_traces(meant: list, pixels: dict) -> tuple[str, str]:
+    """That there are values beside those that are meant, in words, and the argument that takes them for these."""
+    if len(meant) == len(pixels):
+        return "", ""
+    text = f" {len(meant)} of them hold most pixels; the others come of lossy compression or interpolation."
+    return text, f" --mask_tolerance {TOLERANCE}"
 
 
 def _shares(pixels: Counter, most: int = 8) -> str:
