@@ -12,6 +12,7 @@ arguments are wrong.
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -174,7 +175,7 @@ def inspect(args: argparse.Namespace) -> list[Finding]:
             splits, reading = dataset, LabelReading()
         inspection = replace(inspection, records=look_at_all(splits, reading, args))
         findings = [
-            replace(finding, arguments=finding.arguments.replace("{folder}", args.output_dir))
+            replace(finding, arguments=finding.arguments.replace("{folder}", shlex.quote(args.output_dir)))
             for finding in find_all(inspection)
         ]
         pictures = draw_pictures(dataset, inspection, RECIPES[args.recipe])

@@ -1,6 +1,7 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -235,10 +236,10 @@ def test_the_arguments_that_are_told_help(spoilt, tmp_path, values, has_names):
     repaint(spoilt, values)
     if not has_names:
         (spoilt / "id2label.json").unlink()
-    assert run("--dataset", spoilt, "--output_dir", tmp_path / "first") == 1
-    findings = report_of(tmp_path / "first")["findings"]
-    arguments = [finding["arguments"].split() for finding in findings if finding["kind"] in ("raw values", "colours")]
-    arguments = next(told for told in arguments if told)
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "the first") == 1
+    findings = report_of(tmp_path / "the first")["findings"]
+    told = [finding["arguments"] for finding in findings if finding["kind"] in ("raw values", "colours")]
+    arguments = shlex.split(next(filter(None, told)))
     assert run("--dataset", spoilt, "--output_dir", tmp_path / "second", *arguments) == 0, arguments
 
 
