@@ -144,12 +144,17 @@ def process_state() -> PartialState:
     """Return what tells the processes apart before there is an `Accelerator`: the arguments are judged first."""
     # `Accelerator` heeds `accelerate launch --cpu` by itself.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does with what a terminal cannot show
+    escape_what_cannot_be_shown()
     if not state.is_main_process:
         # What one process says, all would say.
         logging.getLogger("van_hf").setLevel(logging.ERROR)
     return state
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Have stdout write escapes for what a terminal cannot show, such as names of files, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def warn_of_lone_process(state: PartialState, script: str) -> None:

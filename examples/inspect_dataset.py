@@ -21,7 +21,14 @@ from pathlib import Path
 
 import datasets
 import torch
-from common_arguments import add_data_arguments, expand_user, load_dataset, printing, write_pictures
+from common_arguments import (
+    add_data_arguments,
+    escape_what_cannot_be_shown,
+    expand_user,
+    load_dataset,
+    printing,
+    write_pictures,
+)
 from inspection_page import render_page
 from inspection_pictures import InspectionPictures, draw_pictures
 from torch.utils.data import DataLoader
@@ -200,6 +207,7 @@ def print_findings(findings: list[Finding], output_dir: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    escape_what_cannot_be_shown()
     torch.set_num_threads(1)  # the processes have the cores
     try:
         findings = inspect(args)

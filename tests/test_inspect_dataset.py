@@ -1,8 +1,10 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import io
 import json
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import inspect_dataset
@@ -208,6 +210,14 @@ def test_processes_find_the_same(spoilt, tmp_path):
         arguments = ["--dataset", spoilt, "--output_dir", tmp_path / str(workers), "--num_workers", workers]
         assert inspect_dataset.main([*map(str, arguments), "--recipe", "scenes"]) == 0
     assert report_of(tmp_path / "0") == report_of(tmp_path / "2")
+
+
+def test_names_that_a_terminal_cannot_show_are_escaped(spoilt, tmp_path, monkeypatch):
+    (spoilt / "annotations" / "training" / "03.png").rename(spoilt / "annotations" / "training" / "☃.png")
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run("--dataset", spoilt, "--output_dir", tmp_path / "out") == 1
+    assert b"\\u2603.png has no counterpart" in terminal.buffer.getvalue()
 
 
 def repaint(folder: Path, values: dict[int, object]) -> None:
