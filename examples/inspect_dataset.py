@@ -99,13 +99,13 @@ def read_records(path: Path) -> dict[str, dict[int, ExampleRecord]]:
     """Return the records that were written before, by split; lines that are no records are left out."""
     known = {split: {} for split in SPLITS}
     if path.exists():
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for line in file:
-                split, _, content = line.partition(" ")
-                # The last line of a process that was killed, or of another version.
-                with suppress(ValueError, TypeError):
-                    record = ExampleRecord.from_json(content)
-                    known.setdefault(split, {})[record.idx] = record
+                split, _, content = line.partition(b" ")
+                # The last line of a process that was killed, of another version, or of a damaged disk.
+                with suppress(ValueError, TypeError, AttributeError, RecursionError):
+                    record = ExampleRecord.from_json(content.decode())
+                    known.setdefault(split.decode(), {})[record.idx] = record
     return known
 
 

@@ -188,6 +188,23 @@ def test_stopping_and_going_on_gives_the_same_report(clean, tmp_path, monkeypatc
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+def test_damaged_records_are_left_out(clean, tmp_path):
+    assert run("--dataset", clean, "--output_dir", tmp_path) == 0
+    records, report = tmp_path / inspect_dataset.RECORDS_FILE, report_of(tmp_path)
+    first, *others = records.read_bytes().splitlines(keepends=True)
+    damaged = [
+        b"train \xff\xfe\n",
+        b"\xff 1\n",
+        b"train " + b"[" * 10**5 + b"\n",
+        first.replace(b"{", b"[{", 2),
+        bytes(99),
+    ]
+    records.write_bytes(b"".join([*damaged[:4], first[:50] + b"\x80" + first[50:], *others, damaged[4]]))
+    known = inspect_dataset.read_records(records)
+    assert sum(map(len, known.values())) == len(others)
+    assert run("--dataset", clean, "--output_dir", tmp_path) == 0 and report_of(tmp_path) == report
+
+
 def test_only_what_was_mended_is_looked_at_again(spoilt, tmp_path, monkeypatch):
     mask = spoilt / "annotations" / "training" / "03.png"
     content = mask.read_bytes()
