@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from van_hf.data import TrainAugmentation, TrainSamples, load_segmentation_dataset, read_example
 from van_hf.data.coco import draw_annotation, load_coco
+from van_hf.data.inspection import InspectedExamples, LabelReading
 from van_hf.data.label_check import look_at_masks
 from van_hf.data.samples import digests_of_files
 
@@ -120,6 +121,16 @@ def test_panoptic_masks(tmp_path):
     dataset = load(file)
     _, labels = read_example(dataset.splits["train"], 1, num_labels=3, do_reduce_labels=False, name="train")
     np.testing.assert_array_equal(labels, np.array([255, 1, 2])[expected_mask()])
+    digests = digests_of_files(dataset.splits["train"], "train")
+    inspected = InspectedExamples(dataset.splits["train"], "train", LabelReading(3))
+    known = {record.idx: record for record in inspected}
+    Image.fromarray(np.zeros_like(pixels)).save(file.with_suffix("") / "1.png")
+    is_same = [
+        old == new for old, new in zip(digests, digests_of_files(dataset.splits["train"], "train"), strict=True)
+    ]
+    again = list(InspectedExamples(dataset.splits["train"], "train", LabelReading(3), known))
+    assert is_same == [again[idx] is known[idx] for idx in range(2)] == [True, False]
+    assert again[1].labels == {255: SIZE[0] * SIZE[1]}
     (file.with_suffix("") / "0.png").unlink()
     with pytest.raises(ValueError, match="1 of 2 masks are not in .*/instances: 0.png"):
         load(file)

@@ -331,6 +331,16 @@ def draw_annotation(text: str) -> np.ndarray:
     return np.array(upright(mask))
 
 
+def content_of_annotation(text: str) -> bytes:
+    """Return all that [`draw_annotation`] draws by: the text, and of panoptic masks the file, too.
+
+    Raises:
+        OSError: a panoptic mask cannot be read.
+    """
+    masks = [part["file"] for part in json.loads(text)["parts"] if isinstance(part, dict)]
+    return b"".join([text.encode(), *(Path(mask).read_bytes() for mask in masks)])
+
+
 def _draw_parts(parts: list, height: int, width: int) -> np.ndarray:
     labels = np.zeros((height, width), dtype=np.uint8)
     for part in parts:

@@ -174,7 +174,7 @@ def _read(file: dict | str | None, record: ExampleRecord, kind: str) -> bytes | 
     try:
         if file is None:
             raise ValueError("there is none")
-        content = file.encode() if isinstance(file, str) else content_of(file)
+        content = content_of(file)
     except Exception as error:  # of any kind, as of remote files
         record.problems.append([f"unreadable {kind}", str(error) or type(error).__name__])
         return None

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..model.image_processing_van import VanImageProcessor, orientation_of, reduce_labels, upright
 from .augmentation import DrawnAugmentation, TrainAugmentation, source_box
+from .coco import content_of_annotation
 from .masks import MaskMeaning, check_labels, check_picture, raw_labels
 from .rare_classes import RareClassSampling
 
@@ -102,14 +103,15 @@ def digests_of_files(split: datasets.Dataset, name: str) -> list[str]:
         with named_errors(split, idx, name):
             for file in filter(None, files.values()):
                 # Of the same length each, so that no byte can pass from one file to the other.
-                content = file.encode() if isinstance(file, str) else content_of(file)
-                digest.update(hashlib.blake2b(content).digest())
+                digest.update(hashlib.blake2b(content_of(file)).digest())
         digests.append(digest.hexdigest())
     return digests
 
 
-def content_of(file: dict) -> bytes:
-    """Return the bytes of a file that is not decoded, {"bytes": ..., "path": ...}."""
+def content_of(file: dict | str) -> bytes:
+    """Return the bytes of a file that is not decoded, {"bytes": ..., "path": ...}, or all that a mask is drawn by."""
+    if isinstance(file, str):
+        return content_of_annotation(file)
     if file["bytes"] is not None:
         return file["bytes"]
     with xopen(file["path"], "rb") as opened:
