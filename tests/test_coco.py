@@ -145,7 +145,7 @@ def test_panoptic_masks(tmp_path):
         load_coco(tmp_path / "pictures", [file], [])
 
 
-def turn_pictures(file: Path, orientation: int, side: str, crop: int | None = None) -> np.ndarray:
+def turn_pictures(file: Path, orientation: int, side: str, crop: int | None = None, kind: str = "PNG") -> np.ndarray:
     """Give pictures an orientation, and regions that are drawn on either side of it; return the mask to come out."""
     content = json.loads(file.read_text())
     exif = Image.Exif()
@@ -153,7 +153,7 @@ def turn_pictures(file: Path, orientation: int, side: str, crop: int | None = No
     stored_mask = expected_mask()[:crop, :crop]
     for name in ("a.png", "deep/b.png"):
         path = file.parent / "pictures" / name
-        Image.open(path).crop((0, 0, *stored_mask.shape[::-1])).save(path, exif=exif)
+        Image.open(path).crop((0, 0, *stored_mask.shape[::-1])).save(path, kind, exif=exif)
     mask = Image.fromarray(stored_mask)
     mask.getexif()[ExifTags.Base.Orientation] = orientation
     turned = np.array(ImageOps.exif_transpose(mask))
@@ -179,11 +179,12 @@ def read_labels(file: Path, idx: int = 0) -> np.ndarray:
     return labels.numpy()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("side", ["stored", "shown"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_sizes_tell_how_turned_pictures_were_drawn_on(tmp_path, orientation, side, caplog):
+def test_sizes_tell_how_turned_pictures_were_drawn_on(tmp_path, orientation, side, kind, caplog):
     file = write(tmp_path)
-    turned = turn_pictures(file, orientation, side)
+    turned = turn_pictures(file, orientation, side, kind=kind)
     for idx in range(2):
         np.testing.assert_array_equal(read_labels(file, idx), turned)
     assert not caplog.records

@@ -218,8 +218,11 @@ def test_turned_pictures_are_measured_upright():
     assert samples_module._draft(image, (60, 20)) == 4
 
 
-def test_other_pictures_do_not_change_with_jpeg_draft():
-    assert not compare_draft(split_of_files(file_of(wavy_picture(), "picture.png"), (203, 131)))[0]
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("name", ["picture.png", "picture.tif"])
+def test_other_pictures_do_not_change_with_jpeg_draft(name, orientation):
+    file = file_of(wavy_picture(), name, orientation)
+    assert not compare_draft(split_of_files(file, (131, 203) if orientation == 6 else (203, 131)))[0]
 
 
 def test_transforms_of_the_split_are_respected():

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..files import read_json
-from ..model.image_processing_van import orientation_of, upright
+from ..model.image_processing_van import orientation_of, upright, upright_size
 from .folders import FileProblem
 from .progress import reading_progress
 
@@ -206,10 +206,10 @@ def _turns(path: Path, sizes: dict[str, tuple[int, int]], problems: list[FilePro
     for file, size in reading_progress(sizes.items(), desc="Reading headers", unit="picture"):
         try:
             with Image.open(file) as picture:
-                stored, orientation = picture.size[::-1], orientation_of(picture)
+                orientation, shown = orientation_of(picture), upright_size(picture)
         except Exception:  # of many kinds
             continue
-        shown = stored[::-1] if orientation > 4 else stored
+        stored = shown[::-1] if orientation > 4 else shown
         if size not in (stored, shown):
             wrong.append(f"{file} has {shown[1]}x{shown[0]}, not {size[1]}x{size[0]}")
         elif orientation != 1:

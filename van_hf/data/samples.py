@@ -16,7 +16,7 @@ import torch
 from datasets.utils.file_utils import xopen
 from PIL import Image
 
-from ..model.image_processing_van import VanImageProcessor, orientation_of, reduce_labels, upright
+from ..model.image_processing_van import VanImageProcessor, orientation_of, reduce_labels, upright, upright_size
 from .augmentation import DrawnAugmentation, TrainAugmentation, source_box
 from .coco import content_of_annotation
 from .masks import MaskMeaning, check_labels, check_picture, raw_labels
@@ -260,8 +260,7 @@ class TrainSamples(torch.utils.data.Dataset):
         check_picture(image, "picture")
         # Closes the file, if it is one.
         with image:
-            size = image.size if orientation_of(image) > 4 else image.size[::-1]
-            _check_size(size, source_size)
+            _check_size(upright_size(image), source_size)
             reduction = _draft(image, drawn.size) if self.jpeg_draft else 1
             image.load()
             box = source_box(source_size, drawn.size, drawn.window, reduction)

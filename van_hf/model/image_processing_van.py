@@ -68,6 +68,14 @@ def upright(image: PIL.Image.Image) -> PIL.Image.Image:
     return PIL.ImageOps.exif_transpose(image) if orientation_of(image) != 1 else image
 
 
+def upright_size(image: PIL.Image.Image) -> tuple[int, int]:
+    """Return the size `(height, width)` that a picture has upright, whether or not it is loaded yet."""
+    if image.format == "TIFF" and orientation_of(image) != 1:
+        image.load()  # by which Pillow turns TIFFs, and no others
+    width, height = image.size
+    return (width, height) if orientation_of(image) > 4 else (height, width)
+
+
 def resize_steps(height: int, width: int, size: SizeDict, size_divisor: int) -> list[tuple[int, int]]:
     """Return the sizes `(height, width)` a picture goes through; the last one is its processed size.
 
