@@ -362,6 +362,15 @@ def test_the_best_models_that_checkpoints_lead_back_to_are_kept(tmp_path):
         load_best(model, tmp_path, history)
 
 
+def test_a_run_from_an_older_checkpoint_keeps_the_best_models_of_later_ones(tmp_path):
+    accelerator, model = Accelerator(cpu=True), VanForSemanticSegmentation(tiny_config())
+    for name in ("checkpoint-1", "checkpoint-4", "best-1", "best-3"):
+        (tmp_path / name).mkdir()
+    for values, kept in [((0.1, 0.2), ["best-2", "best-3"]), ((0.1, 0.2, 0.3, 0.2), ["best-3"])]:
+        save_best(accelerator, tmp_path, evaluated(*values), model.save_pretrained)
+        assert sorted(path.name for path in tmp_path.glob("best-*")) == kept
+
+
 def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):
     accelerator = Accelerator(cpu=True)
     model = nn.Linear(2, 2)

@@ -371,7 +371,11 @@ def complete_checkpoints(output_dir: Path) -> list[Path]:
 
 def _numbered_folders(output_dir: Path, kind: str) -> list[Path]:
     found = [name for name in glob(f"{kind}-*", root_dir=output_dir) if re.fullmatch(rf"{kind}-\d+", name)]
-    return [output_dir / name for name in sorted(found, key=lambda name: int(name.split("-")[1]))]
+    return sorted((output_dir / name for name in found), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: dict, total_limit: int) -> None:
@@ -442,8 +446,9 @@ def save_best(
 ) -> None:
     """Save the model that was just evaluated as `best-STEP` if none was better; for all processes to call.
 
-    The folder gets its name when all is written. In any case those of other steps go, but for what the checkpoints
+    The folder gets its name when all is written. In any case those of earlier steps go, but for what the checkpoints
     that are there lead back to: a run that is resumed from an older one has the best model from before that, too.
+    Those of later steps, which such a run finds, belong to later checkpoints.
 
     Args:
         accelerator: Tells the processes apart.
@@ -462,7 +467,7 @@ def save_best(
                     _write_folder(folder, save)
                 needed = {folder, *_best_before_checkpoints(output_dir, history)}
                 for other in _numbered_folders(output_dir, "best"):
-                    if other not in needed:
+                    if other not in needed and _step(other) <= history.evaluations[-1]["step"]:
                         _remove_checkpoint(other)
     except WRITE_ERRORS as error:
         raise _not_written(accelerator, folder, error) from error
@@ -518,8 +523,7 @@ def _best_before_checkpoints(output_dir: Path, history: TrainingHistory) -> list
     """The best models that the checkpoints know of: each is saved before its own evaluation."""
     known = []
     for checkpoint in complete_checkpoints(output_dir):
-        step = int(checkpoint.name.split("-")[1])
-        earlier = [evaluation for evaluation in history.evaluations if evaluation["step"] < step]
+        earlier = [evaluation for evaluation in history.evaluations if evaluation["step"] < _step(checkpoint)]
         if earlier:
             known.append(best_model(output_dir, TrainingHistory(evaluations=earlier)))
     return known
