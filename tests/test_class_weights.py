@@ -15,6 +15,7 @@ from van_hf.data import read_class_weights, resolve_class_weights
         ("3", "must hold weights in a list"),
         ("[]", "must hold weights in a list"),
         ('[1, -2, NaN, true, "4"]', 'got -2 for 1, NaN for 2, true for 3, "4" for 4'),
+        ("[1, 1e39, 1e-46, 1%s]" % ("0" * 400), "1e[+]39 for 1, 1e-46 for 2, 100000*0 for 3"),
         ('{"sky": null}', "null for 'sky'"),
         ("[0, 0.0]", "0 for all labels"),
     ],

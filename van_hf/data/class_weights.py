@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from pathlib import Path
 
@@ -19,8 +18,8 @@ def read_class_weights(path: str | Path) -> list[float] | dict[str, float]:
     """Return the weights in a JSON file, a list or an object, for [`resolve_class_weights`].
 
     Raises:
-        ValueError: the file cannot be read, or holds something else than numbers from 0 on, one of them above it; the
-            message names it.
+        ValueError: the file cannot be read, or holds something else than 0 and numbers from 1e-30 to 1e30, one of
+            these at least; the message names it.
     """
     content = read_unique_json(path, str(path))
     if not isinstance(content, (list, dict)) or not content:
@@ -31,14 +30,15 @@ def read_class_weights(path: str | Path) -> list[float] | dict[str, float]:
     weights = content if isinstance(content, dict) else dict(enumerate(content))
     wrong = [f"{json.dumps(weight)} for {label!r}" for label, weight in weights.items() if not _is_weight(weight)]
     if wrong:
-        raise ValueError(f"{path} must hold weights that are 0 or more and finite, got {', '.join(wrong)}")
+        raise ValueError(f"{path} must hold weights that are 0, or from 1e-30 to 1e30, got {', '.join(wrong)}")
     if isinstance(content, list) and not any(content):
         raise ValueError(f"{path} has the weight 0 for all labels: nothing would be learned")
     return content
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    # Of float32, in which losses are taken, with room for products.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (value == 0 or 1e-30 <= value <= 1e30)
 
 
 def resolve_class_weights(
