@@ -38,7 +38,7 @@ from van_hf.data import GENERATED_DATASETS, SegmentationDataset
 from van_hf.data.findings import ERROR, SPLITS, Finding, Inspection, find_all, label_shares
 from van_hf.data.inspection import ExampleRecord, InspectedExamples, LabelReading
 from van_hf.data.loading import load_splits
-from van_hf.files import claim_folder, write_json, write_text
+from van_hf.files import claim_folder, read_json, write_json, write_text
 from van_hf.training import RECIPES
 from van_hf.visualization import plot_label_frequencies
 
@@ -152,12 +152,25 @@ def look_at_all(
     return records
 
 
+def keep_edited(path: Path, suggested: dict) -> None:
+    """Rename a suggested file that holds something else by now, such as the labels' names that were written."""
+    try:
+        is_edited = path.exists() and read_json(path) != suggested
+    except ValueError:
+        is_edited = True
+    if is_edited:
+        kept = path.with_name(f"{path.name}.before")
+        os.replace(path, kept)
+        print(f"warning: {path} is suggested anew; what was in it is in {kept}", file=sys.stderr)
+
+
 def write_report(
     inspection: Inspection, findings: list[Finding], pictures: InspectionPictures, output_dir: Path
 ) -> None:
     """Write report.json, report.html, the pictures and the suggested files."""
     for finding in findings:
         for name, content in finding.suggested_files.items():
+            keep_edited(output_dir / name, content)
             write_json(output_dir / name, content)
     report = inspection.report(findings)
     write_json(output_dir / "report.json", report)

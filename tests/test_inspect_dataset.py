@@ -229,6 +229,20 @@ def test_processes_find_the_same(spoilt, tmp_path):
     assert report_of(tmp_path / "0") == report_of(tmp_path / "2")
 
 
+def test_suggested_files_that_were_edited_are_kept(spoilt, tmp_path, capsys):
+    (spoilt / "id2label.json").unlink()
+    suggested = tmp_path / "suggested_id2label.json"
+    for _ in range(2):
+        assert run("--dataset", spoilt, "--output_dir", tmp_path) == 1
+        assert "suggested anew" not in capsys.readouterr().err
+    content = suggested.read_text()
+    suggested.write_text('["sky", "ground", "box"]')
+    assert run("--dataset", spoilt, "--output_dir", tmp_path) == 1
+    kept = suggested.with_name("suggested_id2label.json.before")
+    assert suggested.read_text() == content and kept.read_text() == '["sky", "ground", "box"]'
+    assert f"{suggested} is suggested anew; what was in it is in {kept}" in capsys.readouterr().err
+
+
 def test_names_that_a_terminal_cannot_show_are_escaped(spoilt, tmp_path, monkeypatch):
     (spoilt / "annotations" / "training" / "03.png").rename(spoilt / "annotations" / "training" / "☃.png")
     terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
