@@ -520,6 +520,27 @@ def with_length(args: argparse.Namespace, recipe: Recipe, num_pictures: int) -> 
     return replace(recipe, max_train_steps=steps, warmup_steps=warmup_steps)
 
 
+def find_idle_arguments(args: argparse.Namespace, recipe: Recipe) -> list[str]:
+    """Return a line for each argument that changes nothing about this run, as it is too short, say.
+
+    Args:
+        args: without problems, see [`find_problems`].
+        recipe: with the steps of the run.
+    """
+    evaluations = -(-recipe.max_train_steps // recipe.eval_steps)
+    number = "1 evaluation" if evaluations == 1 else f"{evaluations} evaluations"
+    length = f"{number}, --eval_steps {recipe.eval_steps} being that of {recipe.max_train_steps} steps"
+    idle = []
+    if args.save_best and evaluations == 1:
+        idle.append(f"--save_best has nothing to choose from: the run has {length}")
+    patience = args.early_stopping_patience
+    if patience is not None and evaluations <= patience + 1:  # the last one ends the run anyway
+        idle.append(f"--early_stopping_patience {patience} cannot end the run before its time: it has {length}")
+    if recipe.layer_decay != 1 and frozen_stages(args) == FREEZABLE["backbone"]:
+        idle.append("--layer_decay is about the backbone, which is frozen")
+    return idle
+
+
 def choose_num_workers(args: argparse.Namespace, state: PartialState) -> int:
     """Return the loading processes of each device; they decide nothing but the time that it takes."""
     if args.dataloader_num_workers is not None:

@@ -56,6 +56,7 @@ from train_arguments import (
     find_access_problems,
     find_class_weight_problems,
     find_folder_problems,
+    find_idle_arguments,
     find_label_problems,
     find_problems,
     find_recipe_problems,
@@ -200,6 +201,8 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
             f"{recipe.warmup_steps} are warmup"
         )
         stop_at_problems(find_resume_problems(args, recipe, state.num_processes), state)
+    for line in find_idle_arguments(args, recipe):
+        state.print(f"warning: {line}", file=sys.stderr)
     stop_at_problems(find_label_problems(dataset, state) + find_class_weight_problems(args, dataset), state)
     counts = count_train_labels(args, dataset, state)
     loss = resolve_loss(args, recipe, dataset, counts)

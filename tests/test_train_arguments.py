@@ -238,6 +238,26 @@ def test_epochs_come_to_steps(parse, epochs, num_pictures, expected):
     assert train_arguments.with_length(parse(), recipe, num_pictures) is recipe
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--save_best"],
+            ["--save_best has nothing to choose from: the run has 1 evaluation, --eval_steps 400 being"],
+        ),
+        (["--save_best", "--eval_steps", 99], []),
+        (["--early_stopping_patience", 3, "--eval_steps", 25], ["--early_stopping_patience 3 cannot end the run"]),
+        (["--early_stopping_patience", 2, "--eval_steps", 25], []),
+        (["--layer_decay", 0.9, "--freeze", "backbone"], ["--layer_decay is about the backbone"]),
+        (["--layer_decay", 0.9, "--freeze", "stage3"], []),
+    ],
+)
+def test_arguments_that_change_nothing_are_told(parse, arguments, expected):
+    args = parse("--recipe", "finetune", "--model_name_or_path", CLASSIFIER, "--epochs", 10, *arguments)
+    found = train_arguments.find_idle_arguments(args, train_arguments.with_length(args, resolve_recipe(args), 80))
+    assert len(found) == len(expected) and all(map(str.startswith, found, expected))
+
+
 def test_epochs_of_a_resumed_run_are_judged_when_the_pictures_are_counted(parse, saved_run):
     resume = saved_run("--max_train_steps", 20, "--warmup_steps", 2)
     args = parse(*resume, "--epochs", 2)
