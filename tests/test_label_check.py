@@ -99,6 +99,12 @@ def test_labels_are_told_in_a_table():
     ]
 
 
+def test_each_label_has_one_line_of_the_table():
+    told = description_of([mask_of(2)], [mask_of(1)], {0: "back\nground", 1: "crop " * 9, 2: "weed"}).splitlines()
+    assert told[2].startswith("  0 back ground  ") and f"  1 {'crop ' * 6}c…  " in "\n".join(told)
+    assert len({len(line) for line in told[1:5]}) == 1
+
+
 def test_reduced_labels_are_told_in_a_table():
     told = description_of([mask_of(1, 2)], [mask_of(3)], do_reduce_labels=True)
     assert (

@@ -129,10 +129,8 @@ def describe_labels(dataset: SegmentationDataset, contents: Mapping[str, MaskCon
 def _label_rows(dataset: SegmentationDataset, summaries: Mapping[str, SplitSummary]) -> list[str]:
     shares = {split: label_shares(summaries[split], dataset.num_labels) for split in SPLITS}
     labels = sorted(dataset.id2label, key=lambda label: (*(-shares[split][label] for split in SPLITS), label))
-    names = {
-        label: name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
-        for label, name in dataset.id2label.items()
-    }
+    names = {label: " ".join(name.split()) for label, name in dataset.id2label.items()}  # in one line
+    names = {label: name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for label, name in names.items()}
     width = max(map(len, names.values()))
     rows = [f"{'':{width + 4}}" + "".join(f"{split:>18}" for split in SPLITS)]
     for label in labels:
