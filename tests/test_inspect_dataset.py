@@ -229,6 +229,13 @@ def test_processes_find_the_same(spoilt, tmp_path):
     assert report_of(tmp_path / "0") == report_of(tmp_path / "2")
 
 
+def test_masks_of_labels_under_a_table_of_raw_values_are_not_to_be_ignored(clean, tmp_path):
+    assert run("--dataset", clean, "--output_dir", tmp_path, "--label_table", "cityscapes") == 1
+    (found,) = [finding for finding in report_of(tmp_path)["findings"] if finding["kind"] == "unlisted"]
+    assert "leave out --label_table" in found["text"] and found["arguments"] == ""
+    assert len(found["files"]) == sum(SPLITS.values())
+
+
 def test_suggested_files_that_were_edited_are_kept(spoilt, tmp_path, capsys):
     (spoilt / "id2label.json").unlink()
     suggested = tmp_path / "suggested_id2label.json"

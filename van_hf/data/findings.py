@@ -242,10 +242,14 @@ def _advise_colours(inspection: Inspection, pixels: Counter, num_masks: int, are
 
 def _advise_unlisted(inspection: Inspection) -> Iterator[Finding]:
     """Of listed colours and values: masks whose red and blue are swapped, and what to do about the rest."""
-    swapped, others = [], []
+    swapped, with_ignored, others = [], [], []
     usual = {colour for record in _all_records(inspection) if not record.problems for colour in record.raw}
     for record in _all_records(inspection):
-        if not any(kind == "values" and "that no label has" in text for kind, text in record.problems):
+        unlisted = [text for kind, text in record.problems if kind == "values" and "that no label has" in text]
+        if not unlisted:
+            continue
+        if "Masks of labels have 255" in unlisted[0]:
+            with_ignored.append(record.mask)
             continue
         turned = {f"#{colour[5:7]}{colour[3:5]}{colour[1:3]}" for colour in record.raw if colour.startswith("#")}
         (swapped if turned and turned <= usual else others).append(record.mask)
@@ -254,6 +258,12 @@ def _advise_unlisted(inspection: Inspection) -> Iterator[Finding]:
             f"Masks of the listed colours with red and blue swapped, as OpenCV writes them: {len(swapped)}. Swap them."
         )
         yield Finding(ERROR, "swapped colours", text, swapped)
+    if with_ignored:
+        text = (
+            f"Masks with 255, which is not listed: {len(with_ignored)}. If they hold labels already, as Cityscapes' "
+            "labelTrainIds do, leave out --label_table and --mask_values; otherwise say with --mask_values what it is."
+        )
+        yield Finding(ERROR, "unlisted", text, with_ignored)
     if others:
         text = f"Masks with values or colours that are not listed: {len(others)}. List them, or ignore them."
         yield Finding(ERROR, "unlisted", text, others, "--ignore_unlisted")
