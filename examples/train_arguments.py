@@ -41,6 +41,7 @@ from van_hf.data import (
     read_class_weights,
     resolve_class_weights,
 )
+from van_hf.data.loading import LABEL_NAMES_FILE
 from van_hf.files import read_json
 from van_hf.inference import load_config
 from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
@@ -458,17 +459,22 @@ def find_resume_problems(
     if None in (now["num_threads"], saved.get("num_threads")):
         # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
         saved["num_threads"] = now["num_threads"]
-    if "files" not in saved:  # from before they were recorded
-        del now["files"]
+    # Older checkpoints have recorded none of the files, or not the data set's own.
+    files, digests = saved.pop("files", {}), now.pop("files")
+    problems = [
+        f"{path} is not what it was in the run that {checkpoint} belongs to"
+        for path, digest in files.items()
+        if digests.get(path) != digest
+    ]
     if not is_length_known:
         saved |= {name: now[name] for name in ("max_train_steps", "warmup_steps")}
-    total, problems = saved.get("total_train_batch_size", 0), []
+    total = saved.get("total_train_batch_size", 0)
     if args.total_train_batch_size is None and total % num_processes > 0:
         numbers = ", ".join(str(number) for number in range(1, total + 1) if total % number == 0)
-        problems = [
+        problems.append(
             f"{checkpoint} belongs to a run with {total} pictures a step, which cannot be split evenly among "
             f"{num_processes} processes; among {numbers} they can"
-        ]
+        )
         saved["total_train_batch_size"] = now["total_train_batch_size"]
     saved |= {name: now[name] for name in SPLIT}
     return problems + [
@@ -521,7 +527,7 @@ def with_length(args: argparse.Namespace, recipe: Recipe, num_pictures: int) -> 
 
 
 def find_idle_arguments(args: argparse.Namespace, recipe: Recipe) -> list[str]:
-    """Return a line for each argument that changes nothing about this run, as it is too short, say.
+    """Return a line for each argument that does nothing for this run, as it is too short, say.
 
     Args:
         args: without problems, see [`find_problems`].
@@ -536,6 +542,11 @@ def find_idle_arguments(args: argparse.Namespace, recipe: Recipe) -> list[str]:
     patience = args.early_stopping_patience
     if patience is not None and evaluations <= patience + 1:  # the last one ends the run anyway
         idle.append(f"--early_stopping_patience {patience} cannot end the run before its time: it has {length}")
+    if recipe.warmup_steps >= recipe.max_train_steps:
+        idle.append(
+            f"--learning_rate {recipe.learning_rate:g} is never reached: the warmup has {recipe.warmup_steps} steps, "
+            f"and the run {recipe.max_train_steps}; fewer --warmup_steps would do"
+        )
     if recipe.layer_decay != 1 and frozen_stages(args) == FREEZABLE["backbone"]:
         idle.append("--layer_decay is about the backbone, which is frozen")
     return idle
@@ -656,7 +667,8 @@ def frozen_stages(args: argparse.Namespace) -> int:
 def digests_of_arguments(args: argparse.Namespace) -> dict[str, str]:
     """Return the digests of the files that say what masks mean: with other contents they would be another data set."""
     values = mask_values(args)
-    paths = [args.id2label, *(args.annotations or ()), values if isinstance(values, str) else None]
+    paths = [args.id2label or os.path.join(args.dataset, LABEL_NAMES_FILE), *(args.annotations or ())]
+    paths.append(values if isinstance(values, str) else None)
     return {path: _digest(path, os.stat(path).st_mtime_ns) for path in paths if path and os.path.isfile(path)}
 
 

@@ -250,6 +250,10 @@ def test_epochs_come_to_steps(parse, epochs, num_pictures, expected):
         (["--early_stopping_patience", 2, "--eval_steps", 25], []),
         (["--layer_decay", 0.9, "--freeze", "backbone"], ["--layer_decay is about the backbone"]),
         (["--layer_decay", 0.9, "--freeze", "stage3"], []),
+        (
+            ["--warmup_steps", 100],
+            ["--learning_rate 6e-05 is never reached: the warmup has 100 steps, and the run 100"],
+        ),
     ],
 )
 def test_arguments_that_change_nothing_are_told(parse, arguments, expected):
@@ -440,10 +444,25 @@ def test_the_contents_of_files_are_part_of_the_run(parse):
     assert problems(args) == []
     Path("values.json").write_text('{"255": "a", "0": "b"} ')
     (problem,) = problems(args)
-    assert problem.startswith("files is {'values.json': ")
+    assert problem == "values.json is not what it was in the run that run/checkpoint-1 belongs to"
     del run["files"]  # as of a checkpoint from before they were recorded
     Path("run/checkpoint-1/run.json").write_text(json.dumps(run))
     assert problems(args) == []
+
+
+def test_the_labels_of_the_data_set_are_part_of_the_run(parse, saved_run, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    names = data / "id2label.json"
+    names.write_text('["a", "b"]')
+    given = ("--dataset", data, "--recipe", "scenes", "--model_size", "mini")
+    resume = saved_run(*given)
+    assert problems(parse(*given, *resume)) == []
+    names.write_text('["b", "a"]')
+    (problem,) = problems(parse(*given, *resume))
+    assert problem.startswith(f"{names} is not what it was")
+    names.unlink()
+    assert len(problems(parse(*given, *resume))) == 1
 
 
 @pytest.mark.parametrize(
