@@ -27,7 +27,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast, broadcast_object_list, set_seed
+from accelerate.utils import DataLoaderConfiguration, broadcast, broadcast_object_list, set_seed
 from common_arguments import (
     claim_output_dir,
     load_dataset,
@@ -85,6 +85,7 @@ from van_hf.machine import use_huge_pages
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.training import (
     Recipe,
+    StepWatch,
     TrainingHistory,
     compile_for_training,
     complete_checkpoints,
@@ -190,6 +191,8 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
         mixed_precision=args.mixed_precision,
         log_with=args.report_to,
         project_dir=args.output_dir,
+        # A copy to the GPU that is waited for would hold up the queue at every step.
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
     )
     set_seed(args.seed)
     dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
@@ -344,6 +347,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
 
     started = time.perf_counter() - history.seconds
     progress = progress_bar(run)
+    watch = StepWatch(accelerator, optimizer)
     while True:
         # A checkpoint is saved before its evaluation, which a resumed run therefore begins with.
         if evaluation_is_due(run) and not history.is_evaluated:
@@ -354,20 +358,20 @@ def train(run: Run) -> VanForSemanticSegmentation:
 
         model.train()
         learning_rate = recipe.learning_rate * learning_rate_factor(history.last_step, recipe)
-        loss, gradient_norm = backward(run, wrapped_model, forward, batches)
-        stop_if_not_finite(accelerator, loss, gradient_norm, history.last_step + 1, run.output_dir)
+        watch.add(*backward(run, wrapped_model, forward, batches))
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
         if ema:
             ema.update_parameters(model)
-        history.add_step(loss, learning_rate)
+        history.add_step(learning_rate)
         history.seconds = time.perf_counter() - started
-        accelerator.log({"loss": loss, "learning_rate": learning_rate}, step=history.last_step)
-        show_progress(progress, loss, learning_rate, recipe.total_train_batch_size)
 
         is_checkpoint = args.checkpointing_steps is not None and history.last_step % args.checkpointing_steps == 0
-        if is_checkpoint or evaluation_is_due(run):
+        is_saved = is_checkpoint or evaluation_is_due(run)
+        if is_saved or watch.is_due:
+            look_at_steps(run, watch, progress)
+        if is_saved:
             save_state(run)
     progress.close()
     if args.save_best:
@@ -389,7 +393,24 @@ def save_state(run: Run) -> None:
         stop_and_keep(run, str(error))
 
 
-def backward(run: Run, model: nn.Module, forward: Callable, batches: Iterator[dict]) -> tuple[float, float]:
+def look_at_steps(run: Run, watch: StepWatch, progress: tqdm) -> None:
+    """Record, log and show the steps since the last look; for all processes to call.
+
+    Raises:
+        FloatingPointError: one of them was not finite; neither it nor those after it have changed the weights.
+    """
+    history, seen = run.history, len(run.history.losses)
+    for loss, gradient_norm in watch.look():
+        step, learning_rate = len(history.losses) + 1, history.learning_rates[len(history.losses)]
+        stop_if_not_finite(run.accelerator, loss, gradient_norm, step, run.output_dir)
+        history.losses.append(loss)
+        run.accelerator.log({"loss": loss, "learning_rate": learning_rate}, step=step)
+    show_progress(progress, history, len(history.losses) - seen, run.recipe.total_train_batch_size)
+
+
+def backward(
+    run: Run, model: nn.Module, forward: Callable, batches: Iterator[dict]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulate the gradients of one optimizer step.
 
     The loss is the mean over the step's batches, and within each over its pixels that are not ignored, as in
@@ -402,7 +423,7 @@ def backward(run: Run, model: nn.Module, forward: Callable, batches: Iterator[di
         batches: the batches of the rest of the run.
 
     Returns:
-        The loss over all processes, and the norm of the gradients before clipping.
+        This process's loss, and the norm of the gradients of all processes before clipping; scalars on the device.
     """
     accelerator = run.accelerator
     total = torch.zeros((), device=accelerator.device)
@@ -414,7 +435,7 @@ def backward(run: Run, model: nn.Module, forward: Callable, batches: Iterator[di
             accelerator.backward(loss)
             total += loss.detach() / accelerator.gradient_accumulation_steps
     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm or float("inf"))
-    return accelerator.reduce(total, reduction="mean").item(), float(gradient_norm)
+    return total, gradient_norm
 
 
 def stop_if_not_finite(
@@ -524,13 +545,13 @@ def progress_bar(run: Run) -> tqdm:
     )
 
 
-def show_progress(progress: tqdm, loss: float, learning_rate: float, batch_size: int) -> None:
-    """Advance the bar by a step."""
-    values = {"loss": f"{loss:.3f}", "lr": f"{learning_rate:.1e}"}
+def show_progress(progress: tqdm, history: TrainingHistory, num_steps: int, batch_size: int) -> None:
+    """Advance the bar by the last steps."""
+    values = {"loss": f"{history.losses[-1]:.3f}", "lr": f"{history.learning_rates[-1]:.1e}"}
     if steps_per_second := progress.format_dict["rate"]:
         values["images/s"] = f"{batch_size * steps_per_second:.0f}"
     progress.set_postfix(values, refresh=False)
-    progress.update()
+    progress.update(num_steps)
 
 
 def describe_results(run: Run) -> dict:

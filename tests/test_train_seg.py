@@ -33,12 +33,13 @@ from conftest import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+from torch.profiler import ProfilerActivity, profile
 from train_arguments import SPLIT
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
 from van_hf.machine import cores_per_process
 from van_hf.model_cards import model_card_for_folder
-from van_hf.training import RECIPES, complete_checkpoints
+from van_hf.training import RECIPES, StepWatch, complete_checkpoints
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_seg.py"
 # Models this small only lose by more threads; from a launcher, OMP_NUM_THREADS=1 does not ask for one.
@@ -812,6 +813,77 @@ def test_what_is_not_finite_stops_the_run(tmp_path, loss, norm):
     (tmp_path / "checkpoint-2").mkdir()
     with pytest.raises(FloatingPointError, match="checkpoint-2"):
         train_seg.stop_if_not_finite(accelerator, loss, norm, 3, tmp_path)
+
+
+@pytest.mark.parametrize("precedes", ["loss", "weights"])
+def test_a_step_that_is_not_finite_changes_nothing(monkeypatch, tmp_path, boxes, precedes):
+    """Whether the loss is not or, behind a finite one, the gradients; steps after it are taken until the next look."""
+    monkeypatch.setattr(StepWatch, "SECONDS_BETWEEN_LOOKS", 1e9)
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    arguments = ("--dataset", boxes, *TRAINING, "--num_threads", 1, "--max_train_steps", 6, "--output_dir")
+    run_here(monkeypatch, train_seg, *arguments, tmp_path / "whole")
+    backward, save_state, taken = train_seg.backward, train_seg.save_state, []
+
+    def break_step(run, model, *given):
+        taken.append([parameter.clone() for parameter in model.parameters()])
+        loss, norm = backward(run, model, *given)
+        if len(taken) != 4:
+            return loss, norm
+        for parameter in model.parameters():
+            parameter.grad.fill_(float("nan"))
+        return (loss * float("nan"), norm) if precedes == "loss" else (loss, norm * float("inf"))
+
+    monkeypatch.setattr(train_seg, "backward", break_step)
+    monkeypatch.setattr(train_seg, "save_state", lambda run: len(taken) == 3 and save_state(run))
+    monkeypatch.setattr(train_seg, "evaluate_model", lambda run, _: run.history.evaluations.append({"step": 3}))
+    with pytest.raises(FloatingPointError, match="^step 4: loss .*Last good checkpoint: .*checkpoint-3"):
+        run_here(
+            monkeypatch, train_seg, *arguments, tmp_path / "broken", "--eval_steps", 3, "--checkpointing_steps", 6
+        )
+    assert len(taken) == 6
+    assert not any(torch.equal(*pair) for pair in zip(taken[2], taken[3], strict=True))
+    for later in taken[4:]:
+        assert all(torch.equal(*pair) for pair in zip(taken[3], later, strict=True))
+    assert [path.name for path in complete_checkpoints(tmp_path / "broken")] == ["checkpoint-3"]
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_steps_between_looks_do_not_wait_for_the_device(monkeypatch, tmp_path, boxes, asks):
+    """But where each of them asks for its loss, which shows that it would be seen."""
+    monkeypatch.setattr(StepWatch, "SECONDS_BETWEEN_LOOKS", 1e9)
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    # On the CPU alone the model looks at the labels.
+    monkeypatch.setattr(VanForSemanticSegmentation, "_checked_labels", lambda _, labels, batch_size: labels)
+    backward, look, steps, looked_at = train_seg.backward, StepWatch.look, [], []
+    profiler = profile(activities=[ProfilerActivity.CPU])
+    monkeypatch.setattr(StepWatch, "look", lambda watch: looked_at.append(len(steps)) or look(watch))
+
+    def watched(*given):
+        steps.append(len(steps) + 1)
+        if len(steps) == 3:
+            profiler.start()
+        if len(steps) == 6:
+            profiler.stop()
+        loss, gradient_norm = backward(*given)
+        if asks:
+            loss.item()
+        return loss, gradient_norm
+
+    monkeypatch.setattr(train_seg, "backward", watched)
+    arguments = ("--eval_steps", 6, "--checkpointing_steps", 6, "--loss", "focal+dice", "--max_grad_norm", 1)
+    arguments += ("--decode_head", "light_ham", "--crop_size", 64, "--output_dir", tmp_path)
+    run_here(monkeypatch, train_seg, "--dataset", boxes, *TRAINING[:-2], *arguments)
+    waits = []
+    for event in profiler.events():
+        if event.name == "aten::_local_scalar_dense":
+            parents = [event]
+            while parents[-1].cpu_parent is not None:
+                parents.append(parents[-1].cpu_parent)
+            waits.append(" < ".join(parent.name for parent in parents))
+    # Samples are numbers on the CPU, and so are the counts of steps that AdamW has there.
+    others = [wait for wait in waits if "DataLoader" not in wait and "_fused_adamw_" not in wait]
+    assert waits and len(others) == (3 if asks else 0)
+    assert looked_at == [1, 6]
 
 
 def test_crops_are_normalized_as_pictures_are():

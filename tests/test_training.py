@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 from accelerate import Accelerator
 from conftest import largest_file, tiny_config
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from van_hf import VanConfig, VanForSemanticSegmentation, VanModel
+from van_hf import VanConfig, VanForSemanticSegmentation, VanModel, training
 from van_hf.checkpoints import original_key
 from van_hf.training import (
     RECIPES,
+    StepWatch,
     TrainingHistory,
     complete_checkpoints,
     create_ema,
@@ -285,14 +288,57 @@ def test_updates_on_the_cpu_are_fused_and_adamws():
         torch.testing.assert_close(model.weight, models[0].weight, rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_that_is_not_finite_and_those_after_it_leave_the_optimizer_alone():
+    accelerator = Accelerator(cpu=True)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    model, optimizer = accelerator.prepare(model, create_optimizer(model, RECIPES["upernet_160k"]))
+    watch = StepWatch(accelerator, optimizer)
+    kept = []
+    for step, factor in enumerate((1.0, 2.0, float("nan"), 1.0)):
+        loss = (model(torch.ones(2, 4)) * factor).square().sum()
+        loss.backward()
+        watch.add(loss.detach(), torch.tensor(float(step)))
+        optimizer.step()
+        optimizer.zero_grad()
+        kept.append(copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"])))
+    for weights, states in kept[2:]:
+        assert all(torch.equal(tensor, kept[1][0][name]) for name, tensor in weights.items())
+        for idx, state in states.items():
+            assert all(torch.equal(tensor, kept[1][1][idx][name]) for name, tensor in state.items())
+    assert not torch.equal(kept[0][0]["weight"], kept[1][0]["weight"])
+    looked_at = watch.look()
+    assert [norm for _, norm in looked_at] == [0, 1, 2, 3]
+    assert [math.isnan(loss) for loss, _ in looked_at] == [False, False, True, False]
+    assert watch.look() == []
+
+
+def test_looks_are_some_time_apart(monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    watch = StepWatch(accelerator, accelerator.prepare(torch.optim.AdamW([nn.Parameter(torch.ones(1))], fused=True)))
+    now = watch.looked_at
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+    # The first step takes long.
+    for seconds, expected in ((5, 1), (0.25, 8), (8 * 0.5, 4), (4 * 3, 1)):
+        while not watch.is_due:
+            watch.add(torch.ones(()), torch.ones(()))
+        now += seconds
+        watch.look()
+        assert watch.steps_between_looks == expected
+
+
 def test_ema_averages_weights_and_running_statistics():
     model = nn.BatchNorm1d(1)
     ema = create_ema(model, decay=0.75)
+    plain = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
     with torch.no_grad():
         for value in (1.0, 2.0, 4.0):
             model.weight.fill_(value)
             model.running_mean.fill_(10 * value)
+            model.num_batches_tracked += 5
             ema.update_parameters(model)
+            plain.update_parameters(model)
+    assert ema.state_dict() == plain.state_dict()
     expected = 0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 4
     assert ema.module.weight.item() == pytest.approx(expected)
     assert ema.module.running_mean.item() == pytest.approx(10 * expected)
@@ -302,11 +348,15 @@ def test_ema_averages_weights_and_running_statistics():
 def test_history_survives_its_state_dict():
     history = TrainingHistory()
     assert history.last_step == 0 and not history.is_evaluated
-    history.add_step(1.5, 0.1)
+    history.add_step(0.1)
+    history.losses.append(1.5)
     history.evaluations.append({"step": 1, "mean_iou": 0.25})
     assert history.is_evaluated
-    history.add_step(1.25, 0.2)
+    history.add_step(0.2)
     assert not history.is_evaluated
+    with pytest.raises(ValueError, match="step 2 was not looked at"):
+        history.state_dict()
+    history.losses.append(1.25)
     history.evaluations.append({"step": 2, "mean_iou": 0.5})
     history.seconds = 3.0
 

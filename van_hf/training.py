@@ -1,18 +1,21 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""How VAN segmentation models are trained: recipes, optimizer, schedule, weight average, history, checkpoints."""
+"""How VAN segmentation models are trained: recipes, optimizer, schedule, weight average, steps, checkpoints."""
 
 import math
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import glob
+from itertools import chain
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -259,16 +262,22 @@ def parameter_groups(
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Return the recipe's AdamW over a model's trainable parameters."""
+    """Return the recipe's AdamW over a model's trainable parameters, in torch's fused form, see [`StepWatch`]."""
     learning_rates = None
     # One rate for all has the two groups that checkpoints have always had.
     if (recipe.head_learning_rate_factor, recipe.layer_decay) != (1.0, 1.0):
         factors = learning_rate_factors(model, recipe)
         learning_rates = {name: recipe.learning_rate * factor for name, factor in factors.items()}
     groups = parameter_groups(model, recipe.weight_decay, recipe.no_decay, learning_rates)
-    # On the CPU torch would update one parameter after the other, in a dozen operations each.
-    fused = True if all(parameter.device.type == "cpu" for group in groups for parameter in group["params"]) else None
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    optimizer.register_load_state_dict_pre_hook(_stay_fused)
+    return optimizer
+
+
+def _stay_fused(optimizer: torch.optim.Optimizer, state_dict: dict) -> dict:
+    """The state of an optimizer that may not have been fused, for one that is."""
+    groups = [group | {"fused": True, "foreach": None} for group in state_dict["param_groups"]]
+    return state_dict | {"param_groups": groups}
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
@@ -305,8 +314,23 @@ def create_ema(model: nn.Module, decay: float) -> AveragedModel:
         model: Model to average, without a distributed wrapper.
         decay: Share of the old average that a step keeps, in (0, 1).
     """
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    ema = _WeightAverage(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     return ema.requires_grad_(False)
+
+
+class _WeightAverage(AveragedModel):
+    """torch's, without the copy of the number of updates to the device, which would wait for all that is queued."""
+
+    def update_parameters(self, model: nn.Module) -> None:
+        if self.n_averaged == 0:  # which lies on the CPU
+            super().update_parameters(model)
+            return
+        averages = chain(self.module.parameters(), self.module.buffers())
+        pairs = list(zip(averages, chain(model.parameters(), model.buffers()), strict=True))
+        for is_float in (True, False):
+            group = [pair for pair in pairs if pair[0].is_floating_point() == is_float]
+            self.multi_avg_fn([average for average, _ in group], [value for _, value in group], self.n_averaged)
+        self.n_averaged += 1
 
 
 @dataclass
@@ -315,7 +339,8 @@ class TrainingHistory:
 
     Args:
         steps: Optimizer steps, 1, 2, ...
-        losses: Training loss of each of these steps, averaged over the step's batches.
+        losses: Training loss of each of these steps, averaged over the step's batches; of the last ones, which were
+            not looked at yet, it is missing.
         learning_rates: Learning rate that each of these steps was taken with, before factors of heads and layers.
         evaluations: One `{"step": ..., "mean_iou": ..., ...}` per evaluation, figures as fractions.
         seconds: Time spent on training and evaluation, in seconds, over all parts of an interrupted run.
@@ -349,19 +374,74 @@ class TrainingHistory:
         best = self.best_evaluation
         return 0 if best is None else len(self.evaluations) - 1 - self.evaluations.index(best)
 
-    def add_step(self, loss: float, learning_rate: float) -> None:
-        """Record the next optimizer step."""
+    def add_step(self, learning_rate: float) -> None:
+        """Record the next optimizer step; its loss follows when it was looked at."""
         self.steps.append(self.last_step + 1)
-        self.losses.append(loss)
         self.learning_rates.append(learning_rate)
 
     def state_dict(self) -> dict:
-        """Return the history as plain containers."""
+        """Return the history as plain containers, when all steps were looked at."""
+        if len(self.losses) < len(self.steps):
+            raise ValueError(f"step {self.last_step} was not looked at yet, but {len(self.losses)} steps")
         return dict(vars(self))
 
     def load_state_dict(self, state: dict) -> None:
         """Replace the history by one from `state_dict`."""
         vars(self).update(state)
+
+
+class StepWatch:
+    """Loss and gradient norm of each step, looked at now and then: a look waits for the device, and for all processes.
+
+    Between two looks the values stay on the device, where it is also decided that a step which is not finite changes
+    neither weights nor the optimizer's state, and no step after it does: the fused AdamW takes a flag for that.
+
+    Args:
+        accelerator: Tells the processes apart. A gradient scaler, which fp16 has, skips steps by itself instead.
+        optimizer: Prepared optimizer, see [`create_optimizer`].
+    """
+
+    # Enough for one who watches; steps that take longer are looked at one by one.
+    SECONDS_BETWEEN_LOOKS = 2.0
+
+    def __init__(self, accelerator: Accelerator, optimizer: AcceleratedOptimizer):
+        self.accelerator = accelerator
+        self.optimizer = optimizer.optimizer
+        self.values: list[torch.Tensor] = []
+        self.is_broken = torch.zeros((), device=accelerator.device)
+        self.steps_between_looks = 1
+        self.looked_at = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
+        """Add a step, before the optimizer takes it: this process's loss and the norm of the gradients, scalars."""
+        values = torch.stack((loss, gradient_norm))
+        self.values.append(values)
+        if self.accelerator.scaler is None:
+            self.is_broken = torch.maximum(self.is_broken, 1 - values.isfinite().all().float())
+            self.optimizer.found_inf = self.is_broken
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a look, on all processes alike."""
+        return len(self.values) >= self.steps_between_looks
+
+    def look(self) -> list[tuple[float, float]]:
+        """Return loss and gradient norm of the steps since the last look, means over all processes, which all call it.
+
+        A step of which one process has a value that is not finite has one here.
+        """
+        if not self.values:
+            return []
+        own = torch.stack(self.values).flatten().tolist()
+        now = time.perf_counter()
+        own.append((now - self.looked_at) / len(self.values))
+        everyone = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
+        # In double precision it does not matter in which order they are added up.
+        *values, seconds = everyone.cpu().double().mean(dim=0).float().tolist()
+        self.steps_between_looks = max(1, int(self.SECONDS_BETWEEN_LOOKS / seconds))
+        self.looked_at = now
+        self.values = []
+        return list(zip(values[::2], values[1::2], strict=True))
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
