@@ -27,7 +27,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DataLoaderConfiguration, broadcast, broadcast_object_list, set_seed
+from accelerate.utils import DataLoaderConfiguration, broadcast, broadcast_object_list, gather_object, set_seed
 from common_arguments import (
     claim_output_dir,
     load_dataset,
@@ -81,7 +81,7 @@ from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, 
 from van_hf.files import write_json
 from van_hf.inference import DTYPES, Protocol, load_config, load_weights, predict
 from van_hf.losses import SegmentationLoss
-from van_hf.machine import use_huge_pages
+from van_hf.machine import EndSignals, leave_end_signals_to_parent, use_huge_pages
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
 from van_hf.training import (
     Recipe,
@@ -119,6 +119,8 @@ MINI = {
 }
 NUM_PICTURES_SHOWN = 6
 NUM_PICTURES_LOGGED = 3
+# The exit status of a run that a signal has ended, and that the same command goes on with; train_slurm.sh knows it.
+STATUS_TO_GO_ON = 85
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Run:
         loss: what the model is trained with.
         rare_class_sampling: how training pictures are drawn, if not each as often as the others.
         history: what was measured so far.
+        signals: whether this process was asked to end.
     """
 
     args: argparse.Namespace
@@ -146,6 +149,7 @@ class Run:
     loss: SegmentationLoss = SegmentationLoss()
     rare_class_sampling: RareClassSampling | None = None
     history: TrainingHistory = field(default_factory=TrainingHistory)
+    signals: EndSignals = field(default_factory=EndSignals)
 
     @property
     def output_dir(self) -> Path:
@@ -307,6 +311,7 @@ def create_loader(run: Run) -> DataLoader:
         pin_memory=torch.cuda.is_available(),
         # Without a generator of its own the loader draws from the one that stochastic depth uses.
         generator=torch.Generator(),
+        worker_init_fn=leave_end_signals_to_parent,
     )
 
 
@@ -347,7 +352,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
 
     started = time.perf_counter() - history.seconds
     progress = progress_bar(run)
-    watch = StepWatch(accelerator, optimizer)
+    watch = StepWatch(accelerator, optimizer, run.signals)
     while True:
         # A checkpoint is saved before its evaluation, which a resumed run therefore begins with.
         if evaluation_is_due(run) and not history.is_evaluated:
@@ -371,8 +376,10 @@ def train(run: Run) -> VanForSemanticSegmentation:
         is_saved = is_checkpoint or evaluation_is_due(run)
         if is_saved or watch.is_due:
             look_at_steps(run, watch, progress)
-        if is_saved:
+        if is_saved or watch.is_asked_to_end:
             save_state(run)
+        if watch.is_asked_to_end:
+            stop_to_go_on(run)
     progress.close()
     if args.save_best:
         try:
@@ -466,9 +473,17 @@ def evaluate_model(run: Run, model: VanForSemanticSegmentation) -> None:
     """
     step = run.history.last_step
     prepare_evaluation(model)
+
+    def predict_unless_asked_to_end(image: torch.Tensor) -> torch.Tensor:
+        if run.signals.received:
+            raise InterruptedError("a signal has ended it")
+        return run.predict(model, image)
+
     try:
-        figures = evaluate(run.accelerator, partial(run.predict, model), run.dataset)
+        figures = evaluate(run.accelerator, predict_unless_asked_to_end, run.dataset)
     except (OSError, ValueError) as error:
+        if any(gather_object([run.signals.received])):
+            stop_to_go_on(run)
         stop_and_keep(run, f"the evaluation after step {step} failed: {error}")
     run.history.evaluations.append({"step": step, **figures})
     if run.args.save_best:
@@ -524,6 +539,18 @@ def stop_and_keep(run: Run, error: str) -> NoReturn:
     else:
         way_on = "There is no checkpoint yet. When this is mended, give the same command again"
     stop(f"error: {error}\n{way_on}", run.accelerator.state)
+
+
+def stop_to_go_on(run: Run) -> NoReturn:
+    """End the script as a signal has asked for, when the state is saved; for all processes to call."""
+    for tracker in run.accelerator.trackers:
+        tracker.finish()
+    stop(
+        f"A signal has ended the run after step {run.history.last_step}. Go on with the same command and "
+        f"--output_dir {run.output_dir} --resume_from_checkpoint latest",
+        run.accelerator.state,
+        status=STATUS_TO_GO_ON,
+    )
 
 
 def prepare_evaluation(model: nn.Module) -> None:
@@ -709,7 +736,8 @@ def main() -> None:
             if isinstance(args.class_weights, (list, dict)):
                 arguments["class_weights"] = json.dumps(args.class_weights)  # TensorBoard takes no containers
             run.accelerator.init_trackers("van_hf", config=arguments)
-        model = train(run)
+        with run.signals:
+            model = train(run)
         try:
             # All wait here: a process that leaves early can hang the main one as it closes their connection.
             with fail_together():

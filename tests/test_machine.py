@@ -1,11 +1,15 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import os
+import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
 
-from van_hf.machine import cores_per_process, use_huge_pages
+from van_hf import machine as machine_module
+from van_hf.machine import END_SIGNALS, EndSignals, cores_per_process, use_huge_pages
 
 
 @pytest.fixture
@@ -54,3 +58,28 @@ def test_the_user_decides_on_huge_pages(monkeypatch):
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     use_huge_pages()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+
+
+def test_a_signal_is_a_request_to_end_within_a_block_alone():
+    before = list(map(signal.getsignal, END_SIGNALS))
+    with EndSignals() as signals:
+        assert not signals.received
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.received
+    assert list(map(signal.getsignal, END_SIGNALS)) == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="a process cannot tell who sent a signal")
+def test_a_worker_ends_by_its_parent_alone():
+    program = "import runpy, sys; runpy.run_path(sys.argv[1])['leave_end_signals_to_parent']()\n"
+    program += "for line in sys.stdin: print(line, end='', flush=True)"
+    command = [sys.executable, "-c", program, machine_module.__file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as worker:
+        for name in ("", "USR1", "TERM", "TERM"):
+            if name:
+                subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+            worker.stdin.write(f"after {name}\n")
+            assert worker.stdout.readline() == f"after {name}\n"
+        assert worker.poll() is None
+        worker.terminate()
+        assert worker.wait(timeout=60) == 128 + signal.SIGTERM

@@ -22,6 +22,7 @@ from conftest import BOX_NAMES, PROGRAMS, paint_box, tiny_config
 from loopback_hub import Commit, File, LoopbackHub, Repository
 from PIL import Image
 from test_push_to_hub import Runner
+from train_seg import STATUS_TO_GO_ON
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation, VanImageProcessor, __version__
 
@@ -332,7 +333,7 @@ def test_own_data_to_a_model_on_the_hub(hub, runner):
 
 
 def run_slurm_file(folder: Path, *arguments: str, **variables: object) -> subprocess.CompletedProcess:
-    """Runs train_slurm.sh as a job; each machine leaves the arguments of its launcher in `launch-RANK`."""
+    """Runs train_slurm.sh as a job; each process leaves its arguments in `process-RANK`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {"PATH": f"{PROGRAMS / 'slurm'}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"SLURM_JOB_NODELIST": "node[0-29999]", "SLURM_JOB_ID": "54321", "SLURM_CPUS_PER_TASK": "6"}
@@ -342,22 +343,28 @@ def run_slurm_file(folder: Path, *arguments: str, **variables: object) -> subpro
 
 
 @pytest.mark.parametrize(("machines", "gpus"), [(1, 1), (1, 8), (2, 1), (3, 4)])
-def test_slurm_job_has_a_launcher_per_machine(tmp_path, machines, gpus):
-    done = run_slurm_file(tmp_path, "--dataset", "my data", SLURM_JOB_NUM_NODES=machines, SLURM_GPUS_ON_NODE=gpus)
+def test_slurm_job_has_a_process_per_gpu(tmp_path, machines, gpus):
+    given = {"SLURM_JOB_NUM_NODES": machines, "SLURM_GPUS_ON_NODE": gpus, "SLURM_CPUS_PER_TASK": 6 * gpus}
+    done = run_slurm_file(tmp_path, "--dataset", "my data", **given)
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("launch-*"))) == machines
-    for rank in range(machines):
-        command, *options = (tmp_path / f"launch-{rank}").read_text().splitlines()
-        args = launch_command_parser().parse_args(options)
-        assert command == "launch"
-        assert (args.num_machines, args.machine_rank, args.num_processes) == (machines, rank, machines * gpus)
-        assert (args.main_process_ip, args.main_process_port, args.rdzv_backend) == ("node0", 24321, "static")
-        assert args.multi_gpu == (machines * gpus > 1)
-        assert args.training_script == "examples/train_seg.py"
-        assert args.training_script_args == ["--dataset", "my data"]
+    assert {path.name for path in tmp_path.iterdir()} == {f"process-{rank}" for rank in range(machines * gpus)}
+    for rank in range(machines * gpus):
+        local_rank, total, *arguments = (tmp_path / f"process-{rank}").read_text().splitlines()
+        assert (int(local_rank), int(total)) == (rank % gpus, machines * gpus)
+        assert arguments[:3] == ["node0", "24321", "examples/train_seg.py"]
+        assert arguments[3:] == ["--resume_from_checkpoint", "latest", "--dataset", "my data"]
+
+
+@pytest.mark.parametrize(("status", "is_requeued"), [(STATUS_TO_GO_ON, True), (1, False), (0, False)])
+def test_slurm_job_is_requeued_when_a_signal_has_ended_it(tmp_path, status, is_requeued):
+    done = run_slurm_file(tmp_path, SLURM_JOB_NUM_NODES=2, SLURM_GPUS_ON_NODE=1, STATUS=status)
+    assert done.returncode == status
+    assert (tmp_path / "scontrol").exists() == is_requeued
+    if is_requeued:
+        assert (tmp_path / "scontrol").read_text() == "requeue 54321\n"
 
 
 def test_slurm_job_without_gpus(tmp_path):
     done = run_slurm_file(tmp_path, SLURM_JOB_NUM_NODES=1)
     assert done.returncode != 0 and "the job has no GPUs; ask for them with --gpus-per-node" in done.stderr
-    assert not list(tmp_path.glob("launch-*"))
+    assert not list(tmp_path.glob("process-*"))

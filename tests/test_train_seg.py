@@ -37,7 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 from train_arguments import SPLIT
 
 from van_hf import VanConfig, VanForImageClassification, VanForSemanticSegmentation
-from van_hf.machine import cores_per_process
+from van_hf.machine import END_SIGNALS, cores_per_process
 from van_hf.model_cards import model_card_for_folder
 from van_hf.training import RECIPES, StepWatch, complete_checkpoints
 
@@ -276,6 +276,36 @@ def test_one_command_begins_a_run_and_goes_on_until_it_is_finished(monkeypatch, 
     assert Path("out/results.json").read_bytes() == results
     (problem,) = run_refused(monkeypatch, capsys, *command, "--seed", 1)
     assert "seed is 1" in problem
+
+
+@pytest.mark.parametrize("during", ["backward", "evaluate"])
+def test_signal_saves_a_checkpoint_and_ends_the_run(monkeypatch, capsys, tmp_path, boxes, during):
+    monkeypatch.setattr(StepWatch, "SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--dataset", boxes, *TRAINING, "--max_train_steps", 4, "--checkpointing_steps", 9, "--num_threads", 1)
+    command = (*arguments, "--eval_steps", 2, "--resume_from_checkpoint", "latest", "--output_dir")
+    run_here(monkeypatch, train_seg, *command, "whole")
+    interrupted, handlers, calls = getattr(train_seg, during), list(map(signal.getsignal, END_SIGNALS)), []
+
+    def signalled(*given):
+        calls.append(given)
+        # The first step, or the second evaluation.
+        if len(calls) == (1 if during == "backward" else 2):
+            os.kill(os.getpid(), signal.SIGTERM if during == "backward" else signal.SIGUSR1)
+        return interrupted(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(train_seg, during, signalled)
+        run_here(patch, train_seg, *command, "ended")
+    assert stop.value.code == train_seg.STATUS_TO_GO_ON
+    step = 1 if during == "backward" else 4
+    assert f"A signal has ended the run after step {step}. Go on with the same command" in capsys.readouterr().err
+    assert complete_checkpoints(Path("ended"))[-1].name == f"checkpoint-{step}"
+    assert list(map(signal.getsignal, END_SIGNALS)) == handlers
+    run_here(monkeypatch, train_seg, *command, "ended")
+    assert_same_weights(Path("whole"), Path("ended"))
+    assert results_of(Path("whole"))["evaluations"] == results_of(Path("ended"))["evaluations"]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanModel, training
 from van_hf.checkpoints import original_key
+from van_hf.machine import EndSignals
 from van_hf.training import (
     RECIPES,
     StepWatch,
@@ -293,7 +294,7 @@ def test_a_step_that_is_not_finite_and_those_after_it_leave_the_optimizer_alone(
     torch.manual_seed(0)
     model = nn.Linear(4, 3)
     model, optimizer = accelerator.prepare(model, create_optimizer(model, RECIPES["upernet_160k"]))
-    watch = StepWatch(accelerator, optimizer)
+    watch = StepWatch(accelerator, optimizer, EndSignals())
     kept = []
     for step, factor in enumerate((1.0, 2.0, float("nan"), 1.0)):
         loss = (model(torch.ones(2, 4)) * factor).square().sum()
@@ -315,7 +316,8 @@ def test_a_step_that_is_not_finite_and_those_after_it_leave_the_optimizer_alone(
 
 def test_looks_are_some_time_apart(monkeypatch):
     accelerator = Accelerator(cpu=True)
-    watch = StepWatch(accelerator, accelerator.prepare(torch.optim.AdamW([nn.Parameter(torch.ones(1))], fused=True)))
+    optimizer = accelerator.prepare(torch.optim.AdamW([nn.Parameter(torch.ones(1))], fused=True))
+    watch = StepWatch(accelerator, optimizer, EndSignals())
     now = watch.looked_at
     monkeypatch.setattr(training.time, "perf_counter", lambda: now)
     # The first step takes long.
@@ -446,6 +448,7 @@ def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):
             save_checkpoint(accelerator, tmp_path, 12, {}, total_limit=2)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-11"]
 
+    (tmp_path / "checkpoint-11.partial").mkdir()  # what a killed run has left
     save_checkpoint(accelerator, tmp_path, 12, {}, total_limit=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-11", "checkpoint-12"]
     accelerator.load_state(str(tmp_path / "checkpoint-11"))

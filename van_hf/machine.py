@@ -1,14 +1,62 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""How a process uses the machine's cores and memory."""
+"""How a process uses the machine's cores and memory, and how it is asked to end."""
 
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import psutil
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+# What batch systems and launchers send before they kill; Windows has no SIGUSR1.
+END_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+class EndSignals:
+    """Takes SIGTERM and SIGUSR1 for a request to end, which `received` tells, instead of ending at once.
+
+    A context manager, for the main thread to enter.
+    """
+
+    def __init__(self):
+        self.received = False
+        self._previous = {}
+
+    def __enter__(self) -> "EndSignals":
+        self._previous = {number: signal.signal(number, self._receive) for number in END_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, *_: object) -> None:
+        self.received = True
+
+
+def leave_end_signals_to_parent(*_: object) -> None:
+    """Heed SIGTERM and SIGUSR1 only where they come from the process that has started this one.
+
+    For a data loader's `worker_init_fn`: a group of processes may get a signal at once, and the one that heeds it
+    still needs its workers until it ends.
+    """
+    # The handlers of the parent are this process's, too.
+    for number in END_SIGNALS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # which macOS has not
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(128 + signal.SIGTERM)
 
 
 def cores_per_process() -> int:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from .evaluation import fail_together
 from .files import write_json
+from .machine import EndSignals
 from .model.modeling_van import VanEncoder
 
 
@@ -399,14 +400,20 @@ class StepWatch:
     Args:
         accelerator: Tells the processes apart. A gradient scaler, which fp16 has, skips steps by itself instead.
         optimizer: Prepared optimizer, see [`create_optimizer`].
+        signals: Those that this process gets.
+
+    Attributes:
+        is_asked_to_end: Whether one of the processes had got a signal by the last look; the same on all.
     """
 
     # Enough for one who watches; steps that take longer are looked at one by one.
     SECONDS_BETWEEN_LOOKS = 2.0
 
-    def __init__(self, accelerator: Accelerator, optimizer: AcceleratedOptimizer):
+    def __init__(self, accelerator: Accelerator, optimizer: AcceleratedOptimizer, signals: EndSignals):
         self.accelerator = accelerator
         self.optimizer = optimizer.optimizer
+        self.signals = signals
+        self.is_asked_to_end = False
         self.values: list[torch.Tensor] = []
         self.is_broken = torch.zeros((), device=accelerator.device)
         self.steps_between_looks = 1
@@ -434,11 +441,12 @@ class StepWatch:
             return []
         own = torch.stack(self.values).flatten().tolist()
         now = time.perf_counter()
-        own.append((now - self.looked_at) / len(self.values))
+        own += [(now - self.looked_at) / len(self.values), float(self.signals.received)]
         everyone = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
         # In double precision it does not matter in which order they are added up.
-        *values, seconds = everyone.cpu().double().mean(dim=0).float().tolist()
+        *values, seconds, asked_to_end = everyone.cpu().double().mean(dim=0).float().tolist()
         self.steps_between_looks = max(1, int(self.SECONDS_BETWEEN_LOOKS / seconds))
+        self.is_asked_to_end = asked_to_end > 0
         self.looked_at = now
         self.values = []
         return list(zip(values[::2], values[1::2], strict=True))
@@ -476,7 +484,8 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
     checkpoint = output_dir / f"checkpoint-{step}"
     partial_folder = output_dir / f"checkpoint-{step}.partial"
     if accelerator.is_main_process:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+        for left in output_dir.glob("checkpoint-*.partial"):  # by runs that were killed
+            shutil.rmtree(left, ignore_errors=True)
     accelerator.wait_for_everyone()
     try:
         with fail_together():
