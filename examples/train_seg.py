@@ -727,17 +727,17 @@ def main() -> None:
     args.dataloader_num_workers = choose_num_workers(args, state)
     stop_at_problems(find_access_problems(args, state), state)
     warn_of_lone_process(state, "examples/train_seg.py")
-    with claim_output_dir(args, state, first_output_dir(args), is_used):
+    # Signals are heeded in training; what comes before and after it would not be done sooner if it were ended.
+    with claim_output_dir(args, state, first_output_dir(args), is_used), EndSignals() as signals:
         # Until now another run may have written there.
         stop_at_problems(find_folder_problems(args), state)
-        run = create_run(args, recipe, state)
+        run = replace(create_run(args, recipe, state), signals=signals)
         if args.report_to is not None:
             arguments = {name: value for name, value in vars(args).items() if value is not None}
             if isinstance(args.class_weights, (list, dict)):
                 arguments["class_weights"] = json.dumps(args.class_weights)  # TensorBoard takes no containers
             run.accelerator.init_trackers("van_hf", config=arguments)
-        with run.signals:
-            model = train(run)
+        model = train(run)
         try:
             # All wait here: a process that leaves early can hang the main one as it closes their connection.
             with fail_together():
