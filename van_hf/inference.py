@@ -141,15 +141,24 @@ def _lerp(
 class WindowScores(Scores):
     """The mean of overlapping windows' scores, each at its place."""
 
-    def __init__(self, windows: Sequence[tuple[Scores, int, int]], size: tuple[int, int]):
+    def __init__(
+        self,
+        windows: Sequence[tuple[Scores, int, int]],
+        size: tuple[int, int],
+        weights: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ):
         """
         Args:
-            windows: scores of each window with its top and left edge, which together cover the picture.
+            windows: scores of each window with its top and left edge, in one order for all pixels. They may reach
+                beyond the picture. Where none lies, scores are 0.
             size: `(height, width)` of the picture.
+            weights: what each row and each column of a window counts, positive float32 (window height,) and (window
+                width,), multiplied; by default all count the same.
         """
         self.windows = windows
         self.size = tuple(size)
         self.num_labels = windows[0][0].num_labels
+        self.weights = weights
 
     def block(self, rows: slice, columns: slice) -> torch.Tensor:
         total, count = None, torch.zeros(rows.stop - rows.start, columns.stop - columns.start)
@@ -162,9 +171,17 @@ class WindowScores(Scores):
             if total is None:
                 total = part.new_zeros(self.num_labels, *count.shape)
             region = slice(first - rows.start, last - rows.start), slice(begin - columns.start, end - columns.start)
-            total[(slice(None), *region)] += part
-            count[region] += 1
-        return total / count.to(total.device)
+            if self.weights is None:
+                total[(slice(None), *region)] += part
+                count[region] += 1
+            else:
+                row_weights, column_weights = self.weights
+                weight = torch.outer(row_weights[first - top : last - top], column_weights[begin - left : end - left])
+                total[(slice(None), *region)].addcmul_(part, weight.to(part.device))
+                count[region] += weight
+        if total is None:
+            return torch.zeros(self.num_labels, *count.shape)
+        return total / count.masked_fill_(count == 0, 1).to(total.device)
 
 
 @dataclass
@@ -428,7 +445,7 @@ def whole_inference(
         labels = model(pixel_values).labels
         size = size or tuple(labels.shape[-2:])
         return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
-    return _collect(_whole_scores(model, pixel_values), size, argmax)
+    return _collect(whole_scores(model, pixel_values), size, argmax)
 
 
 @torch.inference_mode()
@@ -514,7 +531,7 @@ def multi_scale_flip_inference(
         for mirrored in (False, True) if flip else (False,):
             pixel_values = view.flip(-1) if mirrored else view
             if crop_size is None:
-                scores = _whole_scores(model, pixel_values)
+                scores = whole_scores(model, pixel_values)
             else:
                 scores = _slide_scores(model, pixel_values, crop_size, stride or crop_size)
             per_view.append([(ResizedScores(picture_scores, size), mirrored) for picture_scores in scores])
@@ -531,7 +548,8 @@ def _processed_view(picture: torch.Tensor, ratio: float, image_processor) -> tor
     return image_processor(picture, size=size, return_tensors="pt")["pixel_values"]
 
 
-def _whole_scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> list[Scores]:
+def whole_scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> list[Scores]:
+    """Return the scores of each picture at its size, of which the logits are held; see [`whole_inference`]."""
     if isinstance(model, ExportedSegmentationModel) and model.info.label_maps:
         raise ValueError(
             "this export returns label maps, which cannot be averaged over windows, scales or mirror images: export"
@@ -550,7 +568,7 @@ def _slide_scores(
         if not 1 <= step <= crop:
             raise ValueError(f"stride must be from 1 to crop_size, else windows leave gaps; got {stride}, {crop_size}")
     size = tuple(pixel_values.shape[-2:])
-    tops, lefts = (_window_starts(*sides) for sides in zip(size, crops, strides, strict=True))
+    tops, lefts = (window_starts(*sides) for sides in zip(size, crops, strides, strict=True))
     places = [(idx, top, left) for idx in range(len(pixel_values)) for top in tops for left in lefts]
     windows: list[list] = [[] for _ in pixel_values]
     for start in range(0, len(places), batch_size):
@@ -558,12 +576,13 @@ def _slide_scores(
         crop = torch.stack(
             [pixel_values[idx, :, top : top + crops[0], left : left + crops[1]] for idx, top, left in chosen]
         )
-        for (idx, top, left), scores in zip(chosen, _whole_scores(model, crop), strict=True):
+        for (idx, top, left), scores in zip(chosen, whole_scores(model, crop), strict=True):
             windows[idx].append((scores, top, left))
     return [WindowScores(of_picture, size) for of_picture in windows]
 
 
-def _window_starts(length: int, crop: int, step: int) -> list[int]:
+def window_starts(length: int, crop: int, step: int) -> list[int]:
+    """Return where windows begin along a side of `length` pixels: every `step`, the last one to end with the side."""
     count = math.ceil(max(length - crop, 0) / step) + 1
     return [min(idx * step, max(length - crop, 0)) for idx in range(count)]
 
