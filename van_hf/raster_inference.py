@@ -43,6 +43,11 @@ class Tile(NamedTuple):
     rows: slice
     columns: slice
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(height, width)` in pixels."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
 
 @dataclass(frozen=True)
 class WindowGrid:
@@ -188,7 +193,7 @@ class RasterSegmenter:
                 if row not in held:
                     held[row], valid = self._compute_row(row, window_columns)
             begin = tile.columns.start - self.grid.lefts[window_columns[0]]
-            height, width = (places.stop - places.start for places in (tile.rows, tile.columns))
+            height, width = tile.size
             yield tile, self._label(tile, held, valid[:height, begin : begin + width])
 
     @torch.inference_mode()
@@ -221,20 +226,19 @@ class RasterSegmenter:
     @torch.inference_mode()
     def _label(self, tile: Tile, held: dict[int, dict[int, Scores]], valid: np.ndarray) -> np.ndarray:
         grid = self.grid
-        top, height = tile.rows.start, tile.rows.stop - tile.rows.start
         labels = np.full(valid.shape, self.nodata, np.min_scalar_type(self.nodata))
         # Part by part between the left edges of windows: each of them has few windows, whole rows would have all.
         edges = [left for left in grid.lefts if tile.columns.start <= left < tile.columns.stop]
         for left, right in itertools.pairwise([*edges, tile.columns.stop]):
             _, columns = grid.windows_over(tile.rows, slice(left, right))
             windows = [
-                (held[row][column], grid.tops[row] - top, grid.lefts[column] - left)
+                (held[row][column], grid.tops[row] - tile.rows.start, grid.lefts[column] - left)
                 for row in held
                 for column in columns
                 if column in held[row]
             ]
             if windows:
-                scores = WindowScores(windows, (height, right - left), self._weights)
+                scores = WindowScores(windows, (tile.size[0], right - left), self._weights)
                 part = slice(left - tile.columns.start, right - tile.columns.start)
                 labels[:, part] = scores.argmax().cpu().numpy()
         labels[~valid] = self.nodata

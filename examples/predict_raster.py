@@ -1,0 +1,269 @@
+# Copyright 2026 The van_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Segment a picture that is larger than memory, such as a satellite's or a microscope's, to a GeoTIFF of labels.
+
+    python examples/predict_raster.py outputs/van-scenes scene.tif --output mask.tif
+
+The picture is read and segmented window by window, at its own size: the image processor's resizing is left out. A run
+that was stopped, however it was, goes on where the same command is given again: until the end, what is done lies in
+the folder .partial-NAME beside the output. The exit status is 0; 1 if it could not be finished; 2 if nothing could be
+begun.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
+from van_hf.data.progress import reading_progress
+from van_hf.exports import ExportedSegmentationModel
+from van_hf.files import LOCK, claim_folder, read_json, write_json, write_whole
+from van_hf.inference import Protocol, digest_of_weights, find_export_problems, load_model
+from van_hf.machine import use_huge_pages
+from van_hf.raster_inference import BLENDS, RasterSegmenter, Tile, WindowGrid
+from van_hf.visualization import palette_of
+
+DTYPES = ("float32", "bfloat16", "float16")
+MIN_CROP_SIZE = 32
+SETTINGS = "settings.json"
+# Of pixels that do not belong to the picture; the second one for models of more than 255 labels.
+NODATA, WIDE_NODATA = 255, 65535
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", help="a folder, of an export too, or a model of the Hub")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="8-bit RGB or grey: GeoTIFF, PNG, JPEG, VRT, ...")
+    parser.add_argument("--output", type=Path, required=True, help="the GeoTIFF to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
+    parser.add_argument("--crop_size", type=int, help="side of the windows in pixels; by default the image "
+                        "processor's short side, or the size of an export that has one")  # fmt: skip
+    parser.add_argument("--stride", type=int, help="step between windows; two thirds of --crop_size by default")
+    parser.add_argument("--blend", choices=BLENDS, default="smooth", help="smooth: a window counts less towards its "
+                        "edges; none: its pixels all count the same, as in eval_seg.py --mode slide")  # fmt: skip
+    parser.add_argument("--batch_size", type=int, default=4, help="windows that go through the model at once")
+    parser.add_argument("--device", help="such as cpu or cuda:1; a GPU by default where there is one")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="what the model computes in; an export has its own"
+    )
+    parser.add_argument("--trust_pickle", action="store_true", help="run any code that a torch_export model holds")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error(f"--batch_size must be 1 or more, got {args.batch_size}")
+    return args
+
+
+def check_output(args: argparse.Namespace, sources: list[Path]) -> None:
+    """Raise a ValueError where the output has another format, is in the way, or is a file of the picture."""
+    from van_hf.rasters import SUFFIXES
+
+    if args.output.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--output {args.output} must end with {' or '.join(SUFFIXES)}: a GeoTIFF is written")
+    if os.path.lexists(args.output):
+        if not args.output.is_file():
+            raise ValueError(f"--output {args.output} is there already, and no file; name another one")
+        for source in sources:
+            if os.path.samefile(source, args.output):
+                raise ValueError(f"--output {args.output} is the picture itself, or a part of it; name another file")
+        if not args.overwrite:
+            raise ValueError(f"--output {args.output} is there already; name another one, or add --overwrite")
+
+
+def resolve_protocol(
+    args: argparse.Namespace,
+    model: VanForSemanticSegmentation | ExportedSegmentationModel,
+    image_processor: VanImageProcessor,
+) -> Protocol:
+    """Return the windows' size and step; raise a ValueError where they cannot be, or are not the model's."""
+    is_exported = isinstance(model, ExportedSegmentationModel)
+    crop_size, stride = args.crop_size, args.stride
+    if crop_size is None:
+        size = image_processor.size
+        crop_size = size.shortest_edge or min(size.height, size.width)
+        if is_exported and model.info.size is not None:
+            crop_size = model.info.size[0]
+    if stride is None:
+        stride = max(crop_size * 2 // 3, 1)
+    if crop_size < MIN_CROP_SIZE:
+        raise ValueError(f"--crop_size must be {MIN_CROP_SIZE} or more, got {crop_size}")
+    if not 1 <= stride <= crop_size:
+        raise ValueError(f"--stride must be from 1 to --crop_size {crop_size}, got {stride}")
+    protocol = Protocol("slide", crop_size, stride)
+    if is_exported:
+        if args.dtype != "float32":
+            raise ValueError(f"--dtype: {args.model} computes in its own precision, {model.info.precision}")
+        if problems := find_export_problems(model, protocol, args.model):
+            raise ValueError("; ".join(problems))
+    return protocol
+
+
+class Job:
+    """The folder of what is done of a picture, `.partial-NAME` beside the output: a file for each tile.
+
+    Each file is there whole or not at all, as they are renamed to their names; one that a crash of the machine has
+    damaged all the same is not readable, and counts as not there.
+    """
+
+    def __init__(self, folder: Path, grid: WindowGrid):
+        self.folder, self.grid = folder, grid
+
+    def path(self, row: int, strip: int) -> Path:
+        return self.folder / f"{row:06d}-{strip:04d}.npz"
+
+    def save(self, tile: Tile, labels: np.ndarray) -> None:
+        write_whole(self.path(tile.row, tile.strip), lambda path: np.savez_compressed(path, labels=labels))
+
+    def load(self, row: int, strip: int) -> np.ndarray | None:
+        """Return the labels of a tile; None where they are not there, or damaged."""
+        with (
+            suppress(FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError),
+            np.load(self.path(row, strip)) as arrays,
+        ):
+            return arrays["labels"]
+        return None
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Yield all labels from the top to the bottom, (rows, width) each."""
+        for row in range(len(self.grid.tops)):
+            yield np.concatenate([self.load(row, strip) for strip in range(self.grid.num_strips)], axis=1)
+
+    def begin(self, settings: dict) -> list[Tile]:
+        """Return the tiles that are still to be done.
+
+        Raises:
+            ValueError: there are tiles of other settings.
+        """
+        path = self.folder / SETTINGS
+        settings = json.loads(json.dumps(settings, default=str))  # as they are read back, with lists for tuples
+        if any(self.folder.glob("*.npz")):
+            others = read_json(path) if path.exists() else {}
+            changed = [name for name in settings if settings[name] != others.get(name)]
+            if changed:
+                raise ValueError(
+                    f"{self.folder} holds what a run with another {', another '.join(changed)} has done of this"
+                    " output; give its arguments to go on with it, or remove this folder"
+                )
+        write_json(path, settings)
+        tiles = reading_progress(list(self.grid.tiles()), desc="Looking for what is done", unit="tile")
+        return [tile for tile in tiles if self.load(tile.row, tile.strip) is None]
+
+    def clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink(missing_ok=True)
+
+
+def describe_settings(args: argparse.Namespace, model, image_processor, raster, grid: WindowGrid) -> dict:
+    """Return everything that decides the labels; a run goes on only where all of it is the same."""
+    stats = [(path.name, path.stat()) for path in raster.files]
+    return {
+        "model": digest_of_weights(model),
+        "image processor": image_processor.to_dict(),
+        "picture": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+        "size of the picture": grid.size,
+        "--crop_size": grid.crop_size,
+        "--stride": grid.stride,
+        "width of strips": grid.strip_length,
+        "--blend": args.blend,
+        "--dtype": args.dtype,
+    }
+
+
+def segment_picture(segmenter: RasterSegmenter, job: Job, tiles: list[Tile]) -> None:
+    """Segment tiles and save each of them as soon as it is done, and write the output from all of them."""
+    total = math.prod(segmenter.grid.size)
+    with tqdm(
+        desc="Segmenting",
+        total=total,
+        initial=total - sum(math.prod(tile.size) for tile in tiles),
+        unit="px",
+        unit_scale=True,
+        mininterval=0.5 if sys.stderr.isatty() else 15,
+    ) as progress:
+        for tile, labels in segmenter.segment(tiles):
+            job.save(tile, labels)
+            progress.update(labels.size)
+
+
+def write_output(output: Path, job: Job, raster, config: VanConfig, nodata: int, tags: dict[str, str]) -> None:
+    """Write the GeoTIFF, and the file of category names beside it, which appear once they are whole."""
+    from van_hf.rasters import category_names_path, write_labels
+
+    partial = job.folder / output.name
+    names = [config.id2label[label] for label in range(config.num_labels)]
+    with reading_progress(desc="Writing", total=2 * len(job.grid.tops), unit="row") as progress:
+
+        def parts() -> Iterator[np.ndarray]:
+            for labels in job.parts():
+                yield labels
+                progress.update()
+
+        write_labels(partial, raster, parts, names, palette_of(config), nodata, tags)
+    os.replace(category_names_path(partial), category_names_path(output))
+    os.replace(partial, output)
+
+
+def run(args: argparse.Namespace, raster) -> int:
+    """Segment an open picture; return the exit status."""
+    check_output(args, raster.files)
+    model, image_processor = load_model(args.model, args.device, args.trust_pickle)
+    config = model.config
+    nodata = NODATA if config.num_labels <= NODATA else WIDE_NODATA
+    protocol = resolve_protocol(args, model, image_processor)
+    grid = WindowGrid.that_fits(
+        raster.size, protocol.crop_size, protocol.stride, config.num_labels, config.logits_stride
+    )
+    segmenter = RasterSegmenter(
+        model, image_processor, grid, raster.read, nodata, args.blend, args.batch_size, getattr(torch, args.dtype)
+    )
+    settings = describe_settings(args, model, image_processor, raster, grid)
+    tags = {"model": settings["model"], "windows": f"{grid.crop_size} pixels every {grid.stride}, blend {args.blend}"}
+    job = Job(args.output.with_name(f".partial-{args.output.name}"), grid)
+    with claim_folder(job.folder):
+        tiles = job.begin(settings)
+        try:
+            segment_picture(segmenter, job, tiles)
+            write_output(args.output, job, raster, config, nodata, tags)
+        except OSError as error:
+            print(f"error: {as_line(error)}; what is done is kept, and the same command goes on", file=sys.stderr)
+            return 1
+        job.clear()
+    with suppress(OSError):  # it is gone unless an earlier run had made it
+        job.folder.rmdir()
+    print(f"{raster.size[0]} x {raster.size[1]} pixels segmented: {as_line(args.output)}")
+    return 0
+
+
+def as_line(value: object) -> str:
+    """Return an error or a path as one line of UTF-8."""
+    return " ".join(str(value).encode("utf-8", "backslashreplace").decode("utf-8").split())
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    use_huge_pages()
+    try:
+        if find_spec("rasterio") is None:
+            raise ValueError('pictures of any size need the package rasterio: pip install -e ".[raster]"')
+        from van_hf.rasters import open_raster
+
+        with open_raster(args.image) as raster:
+            return run(args, raster)
+    except (ValueError, OSError) as error:
+        print(f"error: {as_line(error)}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
