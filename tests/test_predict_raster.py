@@ -1,5 +1,10 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +14,19 @@ import rasterio
 import rasterio.shutil
 import torch
 from benchmarks.models import random_model
-from conftest import tiny_config
+from conftest import PROGRAMS, ROOT, largest_file, tiny_config
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
-from van_hf import VanForSemanticSegmentation, VanImageProcessor
+from van_hf import VanForSemanticSegmentation, VanImageProcessor, raster_inference, rasters
 from van_hf.inference import slide_inference
 
 NAMES = {0: "water", 1: "<forest & field>", 2: "road\n", 3: "roof"}
 PALETTE = [[0, 0, 255], [0, 160, 0], [90, 90, 90], [200, 60, 50]]
 HEIGHT, WIDTH = 150, 203
 PLACE = {"crs": "EPSG:32633", "transform": from_origin(500_000, 4_200_000, 10, 10)}
+RGBA = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -104,3 +111,278 @@ def test_a_geotiff_of_the_labels_of_slide_inference(folder, scene, expected, tmp
 def test_blending_is_the_default_and_changes_little(folder, scene, expected, tmp_path):
     assert run(folder, scene, "--output", tmp_path / "mask.tif") == 0
     assert 0.8 < (read(tmp_path / "mask.tif") == expected).mean() < 1
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on(folder, scene, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(raster_inference, "MAX_HELD_BYTES", 2**16)
+    out = tmp_path / "mask.tif"
+    arguments = [folder, scene, "--output", out, "--blend", "none", "--device", "cpu"]
+    work = tmp_path / ".partial-mask.tif"
+    for function, call in {"savez_compressed": 3, "write": 2}.items():
+        command = [sys.executable, PROGRAMS / "predict_raster_killed.py", function, str(call), *arguments]
+        paths = os.pathsep.join(str(ROOT / name) for name in ("", "tests", "examples"))
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not out.exists() and len(list(work.glob("0*.npz"))) == (2 if call == 3 else 15)
+    # As a machine that lost its power could leave a file.
+    (work / "000001-0000.npz").write_bytes((work / "000001-0000.npz").read_bytes()[:-30])
+    computed = []
+    monkeypatch.setattr(predict_raster.Job, "save", counted(predict_raster.Job.save, computed))
+    assert run(*arguments[:-2]) == 0
+    assert [(tile.row, tile.strip) for tile in computed] == [(1, 0)]
+    assert (read(out) == expected).all()
+    assert files(tmp_path) == ["mask.tif", "mask.tif.aux.xml", "scene.tif"] and not work.exists()
+
+
+def counted(save, tiles: list):
+    def saved(self, tile, labels):
+        tiles.append(tile)
+        save(self, tile, labels)
+
+    return saved
+
+
+def stop_after(monkeypatch, number: int) -> None:
+    """Lets the disk be full after a number of tiles."""
+    save, tiles = predict_raster.Job.save, []
+
+    def full(self, tile, labels):
+        tiles.append(tile)
+        if len(tiles) > number:
+            with largest_file(10):
+                save(self, tile, labels)
+        save(self, tile, labels)
+
+    monkeypatch.setattr(predict_raster.Job, "save", full)
+
+
+def test_a_full_disk_stops_a_run_that_goes_on_later(folder, scene, expected, tmp_path, monkeypatch, capsys):
+    out, work = tmp_path / "mask.tif", tmp_path / ".partial-mask.tif"
+    arguments = (folder, scene, "--output", out, "--blend", "none")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2)
+        assert run(*arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        error.startswith("error: ") and f"{work / '000002-0000.npz'}" in error and "the same command goes on" in error
+    )
+    assert files(work) == ["000000-0000.npz", "000001-0000.npz", "settings.json"]
+
+    # The GeoTIFF itself finds no room, of which rasterio says nothing.
+    with monkeypatch.context() as patched:
+        write_labels = rasters.write_labels
+
+        def on_a_full_disk(*args):
+            with largest_file(1000):
+                write_labels(*args)
+
+        patched.setattr(rasters, "write_labels", on_a_full_disk)
+        assert run(*arguments) == 1
+    assert f"error: {work / 'mask.tif'} cannot be written: " in capsys.readouterr().err
+    assert not out.exists()
+
+    assert run(folder, scene, "--output", out, "--blend", "smooth", "--stride", 40) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{work} holds what a run with another --crop_size or --stride, another --blend has done" in error
+    assert run(*arguments) == 0
+    assert (read(out) == expected).all()
+    assert files(tmp_path) == ["mask.tif", "mask.tif.aux.xml", "scene.tif"]
+
+
+def test_a_run_goes_on_with_the_same_picture_only(folder, scene, pixels, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "mask.tif"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1)
+        assert run(folder, scene, "--output", out) == 1
+    write(scene, pixels[::-1], **PLACE)
+    assert run(folder, scene, "--output", out) == 2
+    assert "another picture has done" in capsys.readouterr().err
+
+
+def as_written(tmp_path: Path, pixels: np.ndarray) -> dict[str, tuple[Path, bool]]:
+    """Files of one picture by their kind, and whether it is grey."""
+    grey = pixels[:1]
+    opaque = np.full_like(grey, 255)
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    with_alpha = {"photometric": "rgb", "colorinterp": RGBA}
+    swapped = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+    kinds = {
+        "BigTIFF": (write(tmp_path / "big.tif", pixels, bigtiff="yes", compress="lzw", **tiles), False),
+        "PNG": (write(tmp_path / "rgb.png", pixels, "PNG"), False),
+        "RGBA": (write(tmp_path / "rgba.tif", np.concatenate([pixels, opaque]), **with_alpha), False),
+        "RGBA PNG": (write(tmp_path / "rgba.png", np.concatenate([pixels, opaque]), "PNG"), False),
+        "grey": (write(tmp_path / "grey.tif", grey), True),
+        "grey and alpha": (write(tmp_path / "grey.png", np.concatenate([grey, opaque]), "PNG"), True),
+        "BGR": (write(tmp_path / "bgr.tif", pixels[::-1], photometric="minisblack", colorinterp=swapped), False),
+    }
+    rasterio.shutil.copy(tmp_path / "big.tif", tmp_path / "big.vrt", driver="VRT")
+    return kinds | {"VRT": (tmp_path / "big.vrt", False)}
+
+
+def test_pixels_of_all_kinds_of_files(pixels, tmp_path):
+    rows, columns = slice(40, 90), slice(100, 203)
+    for kind, (path, is_grey) in as_written(tmp_path, pixels).items():
+        with rasters.open_raster(path) as raster:
+            found, valid = raster.read(rows, columns)
+            assert raster.size == (HEIGHT, WIDTH) and valid.all() and valid.shape == (50, 103), kind
+            assert (found == (pixels[:1] if is_grey else pixels)[:, rows, columns]).all(), kind
+            assert found.shape == (3, 50, 103), kind
+    with rasters.open_raster(tmp_path / "big.vrt") as raster:
+        assert {path.name for path in raster.files} == {"big.vrt", "big.tif"}
+
+
+def test_large_jpegs_are_read(pixels, tmp_path):
+    path = write(tmp_path / "photo.jpg", pixels, "JPEG", quality=95)
+    with rasters.open_raster(path) as raster:
+        found, valid = raster.read(slice(0, HEIGHT), slice(0, WIDTH))
+    assert valid.all() and np.abs(found.astype(int) - pixels).mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["nodata value", "alpha", "mask"])
+def test_nodata_stays_nodata(folder, pixels, tmp_path, kind):
+    hidden = np.zeros((HEIGHT, WIDTH), bool)
+    hidden[:, :90] = hidden[100:, :] = True
+    hidden[120, 20] = False
+    shown = np.where(hidden, 0, np.maximum(pixels, 1))
+    visible = np.where(hidden, 0, 255).astype(np.uint8)
+    path = tmp_path / "scene.tif"
+    if kind == "nodata value":
+        write(path, shown, nodata=0)
+    elif kind == "alpha":
+        write(path, np.concatenate([shown, visible[None]]), photometric="rgb", colorinterp=RGBA)
+    else:
+        write(path, shown, mask=visible)
+    out = tmp_path / "mask.tif"
+    assert run(folder, path, "--output", out) == 0
+    labels = read(out)
+    assert ((labels == 255) == hidden).all()
+
+
+def test_ground_control_points_go_along(folder, pixels, tmp_path):
+    points = [
+        GroundControlPoint(row, col, 10 + col / 100, 50 - row / 100) for row, col in ((0, 0), (0, 200), (150, 0))
+    ]
+    path = write(tmp_path / "scene.tif", pixels, gcps=points, crs="EPSG:4326")
+    assert run(folder, path, "--output", tmp_path / "mask.tif") == 0
+    with rasterio.open(tmp_path / "mask.tif") as dataset:
+        found, crs = dataset.gcps
+    assert crs == "EPSG:4326"
+    assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
+def test_overviews_are_of_the_most_frequent_label(tmp_path, pixels):
+    labels = np.zeros((1100, 700), np.uint8)
+    labels[:, 350:] = 1
+    labels[::3, ::3] = 2  # never half of four pixels
+    labels[:, 600:] = 255
+    path = write(tmp_path / "scene.png", np.zeros((3, 1100, 700), np.uint8), "PNG")
+    out = tmp_path / "mask.tif"
+    with rasters.open_raster(path) as raster:
+        rasters.write_labels(out, raster, lambda: np.split(labels, [300]), list("abc"), PALETTE[:3], 255, {})
+    with rasterio.open(out) as dataset:
+        assert dataset.overviews(1) == [2, 4]
+        assert (dataset.read(1) == labels).all()
+    with rasterio.open(out, overview_level=0) as dataset:
+        found = dataset.read(1)
+    assert (found[:, :170] == 0).all() and (found[:, 180:298] == 1).all() and (found[:, 302:] == 255).all()
+
+
+def test_more_labels_than_8_bits_have(tmp_path):
+    labels = np.arange(300, dtype=np.uint16).reshape(20, 15)
+    labels[0, 0] = 65535
+    path = write(tmp_path / "scene.png", np.zeros((3, 20, 15), np.uint8), "PNG")
+    palette = [[label % 256, label // 256, 7] for label in range(300)]
+    with rasters.open_raster(path) as raster:
+        names = [f"name {label}" for label in range(300)]
+        rasters.write_labels(tmp_path / "mask.tif", raster, lambda: [labels], names, palette, 65535, {})
+    with rasterio.open(tmp_path / "mask.tif") as dataset:
+        assert dataset.dtypes == ("uint16",) and dataset.nodata == 65535 and (dataset.read(1) == labels).all()
+        assert dataset.colormap(1)[299] == (43, 1, 7, 255)
+
+
+def odd_files(tmp_path: Path, pixels: np.ndarray) -> dict[Path, str]:
+    """Files that cannot be segmented, and what is said of them."""
+    four = np.concatenate([pixels, pixels[:1]])
+    palette = write(tmp_path / "palette.tif", pixels[:1], photometric="palette")
+    with rasterio.open(palette, "r+") as dataset:
+        dataset.write_colormap(1, {0: (1, 2, 3)})
+    (tmp_path / "text.tif").write_text("no picture")
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 256}
+    return {
+        tmp_path / "nowhere.tif": "is no file",
+        tmp_path: "is no file",
+        tmp_path / "text.tif": "is no picture that can be read",
+        write(tmp_path / "deep.tif", pixels.astype(np.uint16)): "bands of uint16; .* -ot Byte",
+        write(tmp_path / "four.tif", four, photometric="minisblack"): "has 4 bands .* -b 1 -b 2 -b 3",
+        palette: "-expand rgb",
+        write(tmp_path / "blocks.tif", pixels, **tiles): "blocks of 256 x 128 pixels.* TILED=YES",
+    }
+
+
+def test_pictures_that_cannot_be_segmented_are_named(folder, pixels, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rasters, "MAX_BLOCK_BYTES", 256 * 127 * 3)
+    out = tmp_path / "out" / "mask.tif"
+    for path, message in odd_files(tmp_path, pixels).items():
+        assert run(folder, path, "--output", out) == 2
+        assert re.search(f"^error: {re.escape(str(path))} .*{message}", capsys.readouterr().err, re.M)
+    assert not out.parent.exists()
+
+
+def test_a_picture_damaged_in_the_middle_is_named(folder, pixels, tmp_path, capsys):
+    path = write(tmp_path / "scene.png", pixels, "PNG")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert run(folder, path, "--output", tmp_path / "mask.tif") == 1
+    assert f"error: {path} cannot be read at rows " in capsys.readouterr().err
+    assert not (tmp_path / "mask.tif").exists()
+
+
+def test_outputs_that_cannot_be_written(folder, scene, tmp_path, capsys):
+    taken = tmp_path / "taken.tif"
+    taken.write_text("something")
+    before = scene.read_bytes()
+    for output, message in {
+        scene: "is the picture itself",
+        taken: "is there already; name another one, or add --overwrite",
+        tmp_path: "must end with .tif or .tiff",
+        tmp_path / "mask.png": "must end with .tif or .tiff",
+        taken / "mask.tif": "taken.tif",
+    }.items():
+        assert run(folder, scene, "--output", output) == 2
+        assert message in capsys.readouterr().err
+    assert run(folder, scene, "--output", scene, "--overwrite") == 2
+    assert scene.read_bytes() == before
+    assert run(folder, scene, "--output", taken, "--overwrite") == 0
+    assert read(taken).shape == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--crop_size", 16), "--crop_size must be 32 or more, got 16"),
+        (("--crop_size", 64, "--stride", 65), "--stride must be from 1 to --crop_size 64, got 65"),
+    ],
+)
+def test_windows_that_make_no_sense(folder, scene, tmp_path, capsys, arguments, message):
+    assert run(folder, scene, "--output", tmp_path / "mask.tif", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert files(tmp_path) == ["scene.tif"]
+
+
+@pytest.mark.slow
+def test_without_rasterio_it_says_what_to_install(folder, scene, tmp_path):
+    program = "import sys; sys.modules['rasterio'] = None; import predict_raster; sys.exit(predict_raster.main())"
+    command = [sys.executable, "-c", program, folder, scene, "--output", tmp_path / "mask.tif"]
+    paths = os.pathsep.join(str(ROOT / name) for name in ("", "examples"))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'pip install -e ".[raster]"' in done.stderr
+
+
+def test_exports_are_segmented_in_windows_of_their_size(export_of, scene, tmp_path, capsys):
+    folder, _ = export_of("torch_export", "semantic_fpn")
+    options = ("--trust_pickle", "--crop_size", 48)
+    assert run(folder, scene, "--output", tmp_path / "mask.tif", *options) == 0
+    assert len(np.unique(read(tmp_path / "mask.tif"))) > 1
+    assert run(folder, scene, "--output", tmp_path / "b.tif", *options, "--dtype", "bfloat16") == 2
+    assert "computes in its own precision" in capsys.readouterr().err

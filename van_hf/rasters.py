@@ -115,7 +115,7 @@ def _find_bands(path: Path, dataset: rasterio.DatasetReader) -> tuple[int | None
     if set(colours) <= set(named):
         bands = [named[colour] for colour in colours]
     widest = max(math.prod(shape) for shape in dataset.block_shapes) * dataset.count
-    if widest > max(MAX_BLOCK_BYTES, 16 * dataset.width * dataset.count):
+    if widest > MAX_BLOCK_BYTES:
         height, width = dataset.block_shapes[0]
         raise ValueError(
             f"{path} is stored in blocks of {height} x {width} pixels, which can only be read whole; write it anew in"
@@ -180,6 +180,8 @@ def write_labels(
         **raster.georeference,
     }
     colors = {label: (*color, 255) for label, color in enumerate(palette)} | {nodata: (*IGNORED_COLOR, 0)}
+    for old in (path, category_names_path(path)):
+        old.unlink(missing_ok=True)  # rasterio opens what is there, and fails if that is damaged
     try:
         with rasterio.open(path, "w", **profile) as dataset:
             dataset.write_colormap(1, colors)
