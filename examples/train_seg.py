@@ -342,12 +342,15 @@ def train(run: Run) -> VanForSemanticSegmentation:
     # From here on every process has random numbers of its own, for stochastic depth and dropout.
     set_seed(args.seed, device_specific=True)
     if checkpoint := checkpoint_to_resume(args):
-        load_checkpoint(accelerator, wrapped_model, checkpoint)
-        if args.save_best and history.evaluations:
-            try:
+        try:
+            load_checkpoint(accelerator, wrapped_model, checkpoint)
+            if args.save_best and history.evaluations:
                 copy_best(accelerator, checkpoint.parent, run.output_dir, history)
-            except (OSError, ValueError) as error:
-                stop(f"error: {error}", accelerator.state)
+        except (OSError, ValueError) as error:
+            siblings = complete_checkpoints(checkpoint.parent)
+            earlier = siblings[: siblings.index(checkpoint)] if checkpoint in siblings else []
+            way_on = f"; --resume_from_checkpoint {earlier[-1]} goes on from the one before it" if earlier else ""
+            stop(f"error: {error}{way_on}", accelerator.state)
     batches = iter(accelerator.prepare(create_loader(run)))
 
     started = time.perf_counter() - history.seconds

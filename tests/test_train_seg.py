@@ -308,6 +308,26 @@ def test_signal_saves_a_checkpoint_and_ends_the_run(monkeypatch, capsys, tmp_pat
     assert results_of(Path("whole"))["evaluations"] == results_of(Path("ended"))["evaluations"]
 
 
+def test_a_damaged_checkpoint_is_named(monkeypatch, capsys, tmp_path, boxes):
+    monkeypatch.chdir(tmp_path)
+    command = ("--dataset", boxes, *TRAINING, "--num_threads", 1, "--output_dir", "out")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_here(patch, train_seg, *command)
+    files = [path for path in Path("out/checkpoint-3").iterdir() if path.name != "run.json"]
+    assert len(files) >= 5
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(SystemExit) as stop:
+            run_here(monkeypatch, train_seg, *command, "--resume_from_checkpoint", "latest")
+        assert stop.value.code == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert line.startswith("error: out/checkpoint-3 cannot be read: ")
+        assert line.endswith("; --resume_from_checkpoint out/checkpoint-2 goes on from the one before it")
+        path.write_bytes(content)
+
+
 @pytest.fixture
 def torch_threads():
     """What tests set the threads of torch to ends with them."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import load
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -510,6 +511,9 @@ def load_checkpoint(accelerator: Accelerator, model: nn.Module, checkpoint: Path
         accelerator: Holds what was saved, as it did then.
         model: Prepared model.
         checkpoint: Folder `checkpoint-STEP`.
+
+    Raises:
+        OSError: One of its files is damaged, or not of this model; the message names the folder.
     """
 
     def rename(module: nn.Module, state_dict: dict, *_: object) -> None:
@@ -519,8 +523,14 @@ def load_checkpoint(accelerator: Accelerator, model: nn.Module, checkpoint: Path
             for name in list(state_dict):
                 state_dict[f"module.{name}"] = state_dict.pop(name)
 
-    with model.register_load_state_dict_pre_hook(rename):
-        accelerator.load_state(str(checkpoint))
+    random_states = checkpoint / f"random_states_{accelerator.process_index}.pkl"
+    try:
+        with fail_together(), model.register_load_state_dict_pre_hook(rename):
+            if random_states.exists():
+                load(random_states)  # accelerate says nothing where they are damaged
+            accelerator.load_state(str(checkpoint))
+    except Exception as error:  # torch's, pickle's or safetensors', which have nothing in common
+        raise OSError(f"{checkpoint} cannot be read: {error or type(error).__name__}") from error
     # accelerate counts batches to know which end a step; a step may now have another number of them.
     accelerator.step = 0
 
