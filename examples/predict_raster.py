@@ -18,14 +18,20 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
+try:
+    from van_hf.rasters import SUFFIXES, Raster, category_names_path, open_raster, write_labels
+except ModuleNotFoundError as error:
+    if error.name != "rasterio":
+        raise
+    sys.exit('error: pictures of any size need rasterio, which is not installed: pip install -e ".[raster]"')
+
+from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data.progress import reading_progress
 from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import LOCK, claim_folder, read_json, write_json, write_whole
@@ -66,8 +72,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def check_output(args: argparse.Namespace, sources: list[Path]) -> None:
     """Raise a ValueError where the output has another format, is in the way, or is a file of the picture."""
-    from van_hf.rasters import SUFFIXES
-
     if args.output.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--output {args.output} must end with {' or '.join(SUFFIXES)}: a GeoTIFF is written")
     if os.path.lexists(args.output):
@@ -146,7 +150,7 @@ class Job:
         """
         path = self.folder / SETTINGS
         settings = json.loads(json.dumps(settings, default=str))  # as they are read back, with lists for tuples
-        if any(self.folder.glob("*.npz")):
+        if any(self.folder.glob("[0-9]*.npz")):
             others = read_json(path) if path.exists() else {}
             changed = [name for name in settings if settings[name] != others.get(name)]
             if changed:
@@ -164,10 +168,18 @@ class Job:
                 path.unlink(missing_ok=True)
 
 
-def describe_settings(args: argparse.Namespace, model, image_processor, raster, grid: WindowGrid) -> dict:
+def describe_settings(
+    args: argparse.Namespace,
+    model: VanForSemanticSegmentation | ExportedSegmentationModel,
+    image_processor: VanImageProcessor,
+    raster: Raster,
+    grid: WindowGrid,
+) -> dict:
     """Return everything that decides the labels; a run goes on only where all of it is the same."""
-    stats = [(path.name, path.stat()) for path in raster.files]
+    # QGIS writes statistics and overviews beside a picture that is only looked at.
+    stats = [(path.name, path.stat()) for path in raster.files if not path.name.endswith((".aux.xml", ".ovr"))]
     return {
+        "version of van_hf": __version__,
         "model": digest_of_weights(model),
         "image processor": image_processor.to_dict(),
         "picture": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
@@ -179,7 +191,7 @@ def describe_settings(args: argparse.Namespace, model, image_processor, raster, 
 
 
 def segment_picture(segmenter: RasterSegmenter, job: Job, tiles: list[Tile]) -> None:
-    """Segment tiles and save each of them as soon as it is done, and write the output from all of them."""
+    """Segment tiles and save each of them as soon as it is done."""
     total = math.prod(segmenter.grid.size)
     with tqdm(
         desc="Segmenting",
@@ -194,10 +206,8 @@ def segment_picture(segmenter: RasterSegmenter, job: Job, tiles: list[Tile]) -> 
             progress.update(labels.size)
 
 
-def write_output(output: Path, job: Job, raster, config: VanConfig, nodata: int, tags: dict[str, str]) -> None:
+def write_output(output: Path, job: Job, raster: Raster, config: VanConfig, nodata: int, tags: dict[str, str]) -> None:
     """Write the GeoTIFF, and the file of category names beside it, which appear once they are whole."""
-    from van_hf.rasters import category_names_path, write_labels
-
     partial = job.folder / output.name
     names = [config.id2label[label] for label in range(config.num_labels)]
     with reading_progress(desc="Writing", total=2 * len(job.grid.tops), unit="row") as progress:
@@ -208,11 +218,13 @@ def write_output(output: Path, job: Job, raster, config: VanConfig, nodata: int,
                 progress.update()
 
         write_labels(partial, raster, parts, names, palette_of(config), nodata, tags)
+    with partial.open("r+b") as file:
+        os.fsync(file.fileno())  # the tiles are removed next
     os.replace(category_names_path(partial), category_names_path(output))
     os.replace(partial, output)
 
 
-def run(args: argparse.Namespace, raster) -> int:
+def run(args: argparse.Namespace, raster: Raster) -> int:
     """Segment an open picture; return the exit status."""
     check_output(args, raster.files)
     model, image_processor = load_model(args.model, args.device, args.trust_pickle)
@@ -252,10 +264,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     use_huge_pages()
     try:
-        if find_spec("rasterio") is None:
-            raise ValueError('pictures of any size need the package rasterio: pip install -e ".[raster]"')
-        from van_hf.rasters import open_raster
-
         with open_raster(args.image) as raster:
             return run(args, raster)
     except (ValueError, OSError) as error:

@@ -14,7 +14,7 @@ import rasterio
 import rasterio.shutil
 import torch
 from benchmarks.models import random_model
-from conftest import PROGRAMS, ROOT, largest_file, tiny_config
+from conftest import PROGRAMS, ROOT, child_environment, largest_file, tiny_config
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
@@ -171,13 +171,12 @@ def test_a_full_disk_stops_a_run_that_goes_on_later(folder, scene, expected, tmp
 
     # The GeoTIFF itself finds no room, of which rasterio says nothing.
     with monkeypatch.context() as patched:
-        write_labels = rasters.write_labels
 
         def on_a_full_disk(*args):
             with largest_file(1000):
-                write_labels(*args)
+                rasters.write_labels(*args)
 
-        patched.setattr(rasters, "write_labels", on_a_full_disk)
+        patched.setattr(predict_raster, "write_labels", on_a_full_disk)
         assert run(*arguments) == 1
     assert f"error: {work / 'mask.tif'} cannot be written: " in capsys.readouterr().err
     assert not out.exists()
@@ -192,9 +191,12 @@ def test_a_full_disk_stops_a_run_that_goes_on_later(folder, scene, expected, tmp
 
 def test_a_run_goes_on_with_the_same_picture_only(folder, scene, pixels, tmp_path, monkeypatch, capsys):
     out = tmp_path / "mask.tif"
-    with monkeypatch.context() as patched:
-        stop_after(patched, 1)
-        assert run(folder, scene, "--output", out) == 1
+    for number_of_tiles in (1, 2):
+        with monkeypatch.context() as patched:
+            stop_after(patched, 1)
+            assert run(folder, scene, "--output", out) == 1
+        assert len(files(tmp_path / ".partial-mask.tif")) == number_of_tiles + 1
+        Path(f"{scene}.aux.xml").write_text("<PAMDataset />")  # as programs leave that only look at the picture
     write(scene, pixels[::-1], **PLACE)
     assert run(folder, scene, "--output", out) == 2
     assert "another picture has done" in capsys.readouterr().err
@@ -370,13 +372,12 @@ def test_windows_that_make_no_sense(folder, scene, tmp_path, capsys, arguments, 
 
 
 @pytest.mark.slow
-def test_without_rasterio_it_says_what_to_install(folder, scene, tmp_path):
-    program = "import sys; sys.modules['rasterio'] = None; import predict_raster; sys.exit(predict_raster.main())"
-    command = [sys.executable, "-c", program, folder, scene, "--output", tmp_path / "mask.tif"]
-    paths = os.pathsep.join(str(ROOT / name) for name in ("", "examples"))
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert 'pip install -e ".[raster]"' in done.stderr
+def test_without_rasterio_it_says_what_to_install():
+    command = [sys.executable, PROGRAMS / "import_without.py", "predict_raster", "rasterio"]
+    environment = child_environment(PYTHONPATH=os.pathsep.join(str(ROOT / name) for name in ("", "examples")))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: pictures of any size need rasterio, which is not installed: pip install")
 
 
 def test_exports_are_segmented_in_windows_of_their_size(export_of, scene, tmp_path, capsys):
