@@ -34,12 +34,12 @@ from inspection_pictures import InspectionPictures, draw_pictures
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from van_hf.data import GENERATED_DATASETS, SegmentationDataset
+from van_hf.data import SegmentationDataset
 from van_hf.data.findings import ERROR, SPLITS, Finding, Inspection, find_all, label_shares
 from van_hf.data.inspection import ExampleRecord, InspectedExamples, LabelReading
 from van_hf.data.loading import load_splits
 from van_hf.files import claim_folder, read_json, write_json, write_text
-from van_hf.training import RECIPES
+from van_hf.training import DEFAULT_RECIPES, RECIPES
 from van_hf.visualization import plot_label_frequencies
 
 RECORDS_FILE = "examples.jsonl"
@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.num_workers < 0:
         parser.error(f"--num_workers must be 0 or more, got {args.num_workers}")
     if args.recipe is None:
-        args.recipe = "scenes" if args.dataset in GENERATED_DATASETS else "semantic_fpn_40k"
+        args.recipe = DEFAULT_RECIPES.get(args.dataset, "semantic_fpn_40k")
     return args
 
 

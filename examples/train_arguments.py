@@ -47,7 +47,7 @@ from van_hf.inference import load_config
 from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
 from van_hf.machine import cores_per_process
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
-from van_hf.training import ADDED_FIELDS, RECIPES, Recipe, complete_checkpoints
+from van_hf.training import ADDED_FIELDS, DEFAULT_RECIPES, RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
 BALANCED = "balanced"
@@ -145,7 +145,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
 def recipe_name(args: argparse.Namespace) -> str | None:
     """Return the name of the recipe, which need not be one that there is; None if it must be given."""
-    return args.recipe or ("scenes" if args.dataset in GENERATED_DATASETS else None)
+    return args.recipe or DEFAULT_RECIPES.get(args.dataset)
 
 
 def load_start_config(args: argparse.Namespace) -> VanConfig | None:

@@ -16,8 +16,9 @@ from accelerate import PartialState
 from conftest import BOX_NAMES, tiny_config
 
 from van_hf import VanForSemanticSegmentation
+from van_hf.data import GENERATED_DATASETS
 from van_hf.losses import SegmentationLoss
-from van_hf.training import Recipe
+from van_hf.training import DEFAULT_RECIPES, RECIPES, Recipe
 
 CPU, GPU = (Namespace(device=torch.device(name)) for name in ("cpu", "cuda"))
 CLASSIFIER = Path(__file__).parent / "fixtures" / "hub_van_tiny"
@@ -140,12 +141,38 @@ def loss_arguments(parse, content, *arguments: object) -> Namespace:
 BOXES = SimpleNamespace(id2label=BOX_NAMES)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "cross_entropy"),
+        (["--dataset", "cracks"], "dice"),
+        (["--dataset", "leaves", "--loss", "focal"], "focal"),
+        (["--dataset", "cracks", "--recipe", "scenes"], "cross_entropy"),
+    ],
+)
+def test_loss_of_the_recipe(parse, arguments, expected):
+    args = parse(*arguments)
+    assert problems(args) == []
+    recipe = resolve_recipe(args)
+    assert train_arguments.resolve_loss(args, recipe, BOXES, None) == SegmentationLoss.parse(expected)
+    assert train_arguments.describe_run(args, recipe, 1)["loss"] == expected
+
+
+def test_smoothing_must_go_with_the_loss_of_the_recipe(parse):
+    (problem,) = problems(parse("--dataset", "cracks", "--label_smoothing", 0.1))
+    assert "no meaning for dice" in problem
+
+
+def test_generated_data_sets_have_recipes():
+    assert DEFAULT_RECIPES.keys() == GENERATED_DATASETS.keys() and set(DEFAULT_RECIPES.values()) <= set(RECIPES)
+
+
 def test_loss_of_the_arguments(parse):
     args = loss_arguments(parse, {"box": 5, "1": 0.5}, "--loss", "ohem+dice", "--label_smoothing", 0.1)
     assert train_arguments.find_class_weight_problems(args, BOXES) == []
     expected = SegmentationLoss(("ohem", "dice"), class_weights=(1, 0.5, 5), label_smoothing=0.1)
     assert train_arguments.resolve_loss(args, resolve_recipe(args), BOXES, None) == expected
-    assert train_arguments.resolve_loss(parse(), train_arguments.RECIPES["scenes"], BOXES, None) == SegmentationLoss()
+    assert train_arguments.resolve_loss(parse(), RECIPES["scenes"], BOXES, None) == SegmentationLoss()
 
 
 def test_weights_that_do_not_fit_the_labels_are_a_problem(parse):
