@@ -18,19 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
 from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import claim_folder, write_json, write_whole
-from van_hf.inference import PICTURE_FORMATS, RATIOS, Protocol, find_export_problems, load_model, predict
+from van_hf.inference import RATIOS, Protocol, predict
 from van_hf.machine import use_huge_pages
-from van_hf.visualization import class_shares, mask_image, overlay_with_legend, palette_of
+from van_hf.prediction import IMAGE_SUFFIXES, describe_classes, list_pictures, load_predictor, mask_png, read_picture
+from van_hf.visualization import overlay_with_legend, palette_of
 
 SUFFIXES = {"overlays": ".png", "masks": ".png", "shares": ".json"}  # of what --save can name
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -51,6 +50,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "the pixels",
     )
     parser.add_argument("--alpha", type=float, default=0.6, help="strength of an overlay's colours, 0 to 1")
+    add_inference_arguments(parser)
+    args = parser.parse_args(argv)
+    if not 0 <= args.alpha <= 1:
+        parser.error(f"--alpha must be 0 to 1, got {args.alpha}")
+    return args
+
+
+def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how pictures are segmented."""
     parser.add_argument("--multi_scale", action="store_true", help=f"average over {len(RATIOS)} sizes of each picture")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--device", help="such as cpu or cuda:1; a GPU by default where there is one")
@@ -58,10 +66,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--dtype", choices=DTYPES, default="float32", help="what the model computes in; an export has its own"
     )
     parser.add_argument("--trust_pickle", action="store_true", help="run any code that a torch_export model holds")
-    args = parser.parse_args(argv)
-    if not 0 <= args.alpha <= 1:
-        parser.error(f"--alpha must be 0 to 1, got {args.alpha}")
-    return args
 
 
 def resolve_protocol(args: argparse.Namespace) -> Protocol:
@@ -84,21 +88,13 @@ def find_images(sources: Sequence[Path], recursive: bool, output_dir: Path) -> d
         ValueError: a source is missing, a folder holds no picture, or two pictures would get the same name.
     """
     images: dict[Path, Path] = {}
-    outputs = os.path.realpath(output_dir)  # unlike Path.resolve, it bears links that lead in a circle
     for source in sources:
         if source.is_dir():
-            paths = [
-                path
-                for path in sorted(source.glob("**/*" if recursive else "*"))
-                if path.suffix.lower() in IMAGE_SUFFIXES
-                and not any(part.startswith(".") for part in path.relative_to(source).parts)
-                and path.is_file()
-                and not Path(os.path.realpath(path)).is_relative_to(outputs)
-            ]
-            if not paths:
+            found = list_pictures(source, recursive, output_dir)
+            if not found:
                 hint = "" if recursive else "; --recursive looks into its folders too"
                 raise ValueError(f"{source} holds no picture ({', '.join(IMAGE_SUFFIXES)}){hint}")
-            names = [path.relative_to(source).with_suffix("") for path in paths]
+            paths, names = [source / path for path in found], [path.with_suffix("") for path in found]
         elif source.is_file():
             paths, names = [source], [Path(source.stem)]
         else:
@@ -137,9 +133,7 @@ def check_outputs(images: dict[Path, Path], output_dir: Path, kinds: Sequence[st
 def describe_shares(source: Path, labels: np.ndarray, id2label: dict[int, str]) -> dict:
     """Return the size and the classes of a picture, the largest class first."""
     height, width = labels.shape
-    classes = [
-        {"label": id2label[label], "id": label, "share": share} for label, share in class_shares(labels).items()
-    ]
+    classes = describe_classes(labels, id2label)
     return {"image": as_text(source), "height": height, "width": width, "classes": classes}
 
 
@@ -156,7 +150,7 @@ def write_output(
         drawn = overlay_with_legend(to_pil_image(picture), labels, config.id2label, palette_of(config), alpha)
         write_whole(path, drawn.save)
     elif kind == "masks":
-        write_whole(path, mask_image(labels, palette_of(config)).save)
+        write_whole(path, lambda partial: partial.write_bytes(mask_png(labels, config)))
     else:
         write_json(path, describe_shares(source, labels, config.id2label))
 
@@ -175,8 +169,7 @@ def predict_picture(
     """
     protocol = resolve_protocol(args)
     try:
-        with Image.open(source, formats=PICTURE_FORMATS) as image:
-            picture = image_processor.process_image(image, do_convert_rgb=True)
+        picture = read_picture(source, image_processor)
         labels = predict(model, image_processor, picture, protocol, getattr(torch, args.dtype)).cpu().numpy()
     except Exception as error:
         yield f"{source} is left out: {type(error).__name__}: {error}"
@@ -214,12 +207,8 @@ def main(argv: list[str] | None = None) -> int:
         check_outputs(images, args.output_dir, args.save, args.overwrite)
         with suppress(BlockingIOError), claim_folder(args.output_dir):
             pass  # it can be made and written to; the pictures of several runs may go there
-        model, image_processor = load_model(args.model, args.device, args.trust_pickle)
-        if isinstance(model, ExportedSegmentationModel):
-            if args.dtype != "float32":
-                raise ValueError(f"--dtype: {args.model} computes in its own precision, {model.info.precision}")
-            if problems := find_export_problems(model, resolve_protocol(args), args.model):
-                raise ValueError("; ".join(problems))
+        protocol = resolve_protocol(args)
+        model, image_processor = load_predictor(args.model, protocol, args.dtype, args.device, args.trust_pickle)
     except (ValueError, OSError) as error:
         print("error:", *as_text(error).splitlines(), file=sys.stderr)
         return 2
