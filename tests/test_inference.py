@@ -28,6 +28,7 @@ from van_hf.inference import (
     load_weights,
     multi_scale_flip_inference,
     predict,
+    predict_batch,
     slide_inference,
     whole_inference,
 )
@@ -153,6 +154,21 @@ def test_memory_is_bounded_for_any_shape():
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert all(float(peak) < 100 for peak in done.stdout.split()), done.stdout
+
+
+def test_batches_of_pictures_that_had_other_sizes(model):
+    """At the model's input all are 64 x 64."""
+    image_processor = VanImageProcessor(size={"height": 64, "width": 64})
+    generator = torch.Generator().manual_seed(0)
+    images = [
+        torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in ((20, 30), (64, 50))
+    ]
+    pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
+    maps = predict_batch(model, pixel_values, [image.shape[1:] for image in images])
+    for image, labels in zip(images, maps, strict=True):
+        expected = predict(model, image_processor, image)
+        assert labels.shape == expected.shape and labels.dtype == expected.dtype
+        assert (labels == expected).float().mean() > 0.999  # but for near ties
 
 
 def test_masked_classes_are_never_predicted():

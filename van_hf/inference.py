@@ -422,6 +422,36 @@ def predict(
 
 
 @torch.inference_mode()
+def predict_batch(
+    model: VanForSemanticSegmentation | ExportedSegmentationModel,
+    pixel_values: torch.Tensor,
+    sizes: Sequence[tuple[int, int]],
+    dtype: torch.dtype = torch.float32,
+) -> list[torch.Tensor]:
+    """Segment whole pictures that have one size at the model's input: what [`predict`] does, in a batch.
+
+    Scores are those of single pictures but for rounding, so that labels can differ where two scores nearly tie.
+
+    Args:
+        model, dtype: see [`predict`].
+        pixel_values: normalized pictures (batch, 3, height, width).
+        sizes: `(height, width)` in pixels that each picture had before the image processor.
+
+    Returns:
+        The label of each pixel of each picture, int64 (height, width), on the model's device.
+    """
+    pixel_values = pixel_values.to(model.device)
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+        if isinstance(model, ExportedSegmentationModel) and model.info.label_maps:
+            return [
+                whole_inference(model, own[None], size, argmax=True)[0]
+                for own, size in zip(pixel_values, sizes, strict=True)
+            ]
+        scores = _whole_scores(model, pixel_values)
+        return [_collect([own], size, argmax=True)[0] for own, size in zip(scores, sizes, strict=True)]
+
+
+@torch.inference_mode()
 def whole_inference(
     model: PreTrainedModel, pixel_values: torch.Tensor, size: tuple[int, int] | None = None, argmax: bool = False
 ) -> torch.Tensor:
