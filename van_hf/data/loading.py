@@ -213,6 +213,23 @@ def load_splits(
     return _choose_columns(name, splits, image_column, mask_column).select_columns(["image", "annotation"])
 
 
+def load_pictures(
+    name_or_path: str, *, image_column: str | None = None, config_name: str | None = None, revision: str | None = None
+) -> datasets.DatasetDict:
+    """Return the pictures of all splits of a dataset, which needs no masks, undecoded in the column `image`.
+
+    The arguments are those of [`load_segmentation_dataset`].
+
+    Raises:
+        ValueError: there is no such dataset, or no column, or several, that can be that of the pictures.
+    """
+    name = str(name_or_path)
+    splits = _open(name, config_name, revision).splits
+    column = _choose_column(name, next(iter(splits.values())).features, "image_column", image_column, IMAGE_COLUMNS)
+    splits = splits.select_columns(column).rename_columns({column: "image"} if column != "image" else {})
+    return splits.cast_column("image", datasets.Image(decode=False))
+
+
 def _open(
     name: str, config_name: str | None, revision: str | None, problems: list[FileProblem] | None = None
 ) -> _Source:
