@@ -26,7 +26,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray'
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data starts actors in a way that Ray warns of
 try:
     import ray
-except ModuleNotFoundError:
+    from ray.data import ActorPoolStrategy, DataContext, Dataset
+    from ray.exceptions import RayError
+except ImportError:
     sys.exit('error: this script needs Ray Data, which is not installed: pip install -e ".[ray]"')
 
 import numpy as np
@@ -35,8 +37,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from predict import add_inference_arguments, as_text, resolve_protocol
-from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import RayError
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanImageProcessor
@@ -181,7 +181,7 @@ class Segmenter:
         use_huge_pages()
         self.options = options
         self.model, self.image_processor = load_predictor(
-            options.model, options.protocol, options.dtype, options.device, options.trust_pickle
+            *(options.model, options.protocol, options.dtype, options.device, options.trust_pickle), num_threads=1
         )
         if digest_of_weights(self.model) != options.digest:
             raise ValueError(f"{options.model} is another model on this machine than where the script was started")
@@ -218,6 +218,8 @@ class Segmenter:
             for row, labels in zip(found, self.predict(pixels, sizes), strict=True):
                 row["labels"] = labels.to(torch.uint16).cpu().numpy().tobytes()
         except Exception as error:
+            if self.options.device == "cuda":
+                torch.cuda.synchronize()  # which fails where the GPU, not the picture, is at fault: the run then stops
             if len(rows) > 1:
                 return pa.concat_tables([self.segment(rows.slice(idx, 1), size) for idx in range(len(rows))])
             found[0]["error"] = describe_error(error)
@@ -343,19 +345,19 @@ def start_ray(args: argparse.Namespace) -> tuple[int, float]:
     """Start Ray, or join the cluster of `--address`; return the number of workers and the GPUs of each.
 
     Raises:
-        ValueError: the cluster lacks the GPUs or the cores that are asked for.
-        ConnectionError: there is no cluster at the address.
+        ValueError: there is no cluster at the address, or it lacks the GPUs or the cores that are asked for.
     """
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     logging.getLogger("ray.data").setLevel("ERROR")  # it tells of every step
-    if ray.is_initialized():
-        pass  # by the program that calls this
-    elif args.address is None:
+    if args.address is None:
         # A machine may be asked for more workers than it has cores.
         num_cpus = max(cores_per_process(), args.num_workers or 1)
-        ray.init("local", num_cpus=num_cpus, include_dashboard=False, **options)
-    else:
-        ray.init(args.address, **options)
+        options |= {"num_cpus": num_cpus, "include_dashboard": False}
+    if not ray.is_initialized():  # by a program that calls this
+        try:
+            ray.init(args.address or "local", **options)
+        except Exception as error:  # Ray has no class of its own for a machine too busy to start it in time
+            raise ValueError(f"Ray cannot be started, or joined, at {args.address or 'local'}: {error}") from error
     context = DataContext.get_current()
     context.enable_progress_bars = False
     resources = ray.cluster_resources()
@@ -474,6 +476,9 @@ def main(argv: list[str] | None = None) -> int:
             if rows is not None:
                 segment_shards(rows, output, shards)
             num_failed = output.finish()
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on", file=sys.stderr)
+            return 130
         except (RayError, OSError) as error:
             reason = as_text(error).strip().splitlines()[-1]
             print(f"error: stopped by {type(error).__name__}: {reason}; the same command goes on", file=sys.stderr)

@@ -146,6 +146,7 @@ def test_damaged_pictures_are_tried_again(reference, folder, pictures, tmp_path)
     shutil.copy(pictures / "day/01.png", mended / DAMAGED)
     assert run(folder, mended, out) == 1  # all is there
     assert contents(out) == contents(reference)
+    (out / "shards/000003.parquet").unlink()
     assert run(folder, mended, out, "--num_workers", 1, "--retry_failed") == 0
     rows = [row for path in sorted(out.glob("shards/*")) for row in pq.read_table(path).to_pylist()]
     assert len(rows) == NUM_PICTURES and not (out / "failed.jsonl").exists()

@@ -208,7 +208,10 @@ class MeanProbabilities(Scores):
 
 
 def load_model(
-    name_or_path: str, device: str | torch.device | None = None, trust_pickle: bool = False
+    name_or_path: str,
+    device: str | torch.device | None = None,
+    trust_pickle: bool = False,
+    num_threads: int | None = None,
 ) -> tuple[VanForSemanticSegmentation | ExportedSegmentationModel, VanImageProcessor]:
     """Load a trained segmentation model, in evaluation mode, or an export of one, and its image processor.
 
@@ -219,6 +222,7 @@ def load_model(
         device: where the model goes, such as "cpu" or "cuda:1"; by default a GPU where there is one, for an export
             the CPU.
         trust_pickle: run the code that an export of the format "torch_export" holds.
+        num_threads: of an export's runtime; PyTorch has its own number.
 
     Raises:
         ValueError: it is another kind of model, has no weights that fit parts of it, or its files are damaged; or
@@ -228,7 +232,7 @@ def load_model(
     repository, subfolder = split_subfolder(name_or_path)
     if is_export(repository, subfolder):
         model = ExportedSegmentationModel.from_pretrained(
-            repository, subfolder, device=device or "cpu", trust_pickle=trust_pickle
+            repository, subfolder, device=device or "cpu", num_threads=num_threads, trust_pickle=trust_pickle
         )
         return model, _load_image_processor(name_or_path)
     model, new = load_weights(name_or_path, load_config(name_or_path))

@@ -46,18 +46,19 @@ def load_predictor(
     dtype: str,
     device: str | torch.device | None = None,
     trust_pickle: bool = False,
+    num_threads: int | None = None,
 ) -> tuple[VanForSemanticSegmentation | ExportedSegmentationModel, VanImageProcessor]:
     """Load a model, or an export, that can segment pictures as it is asked to, and its image processor.
 
     Args:
-        name_or_path, device, trust_pickle: see [`load_model`].
+        name_or_path, device, trust_pickle, num_threads: see [`load_model`].
         protocol: how pictures are to be segmented.
         dtype: what a model is to compute in, such as "bfloat16"; an export has its own, and takes "float32" alone.
 
     Raises:
         ValueError, OSError: see [`load_model`]; or it is an export that cannot do what is asked for.
     """
-    model, image_processor = load_model(name_or_path, device, trust_pickle)
+    model, image_processor = load_model(name_or_path, device, trust_pickle, num_threads)
     if isinstance(model, ExportedSegmentationModel):
         if dtype != "float32":
             raise ValueError(f"--dtype: {name_or_path} computes in its own precision, {model.info.precision}")
