@@ -451,7 +451,7 @@ def predict_batch(
                 whole_inference(model, own[None], size, argmax=True)[0]
                 for own, size in zip(pixel_values, sizes, strict=True)
             ]
-        scores = _whole_scores(model, pixel_values)
+        scores = whole_scores(model, pixel_values)
         return [_collect([own], size, argmax=True)[0] for own, size in zip(scores, sizes, strict=True)]
 
 
