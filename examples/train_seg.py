@@ -373,12 +373,12 @@ def train(run: Run) -> VanForSemanticSegmentation:
         if ema:
             ema.update_parameters(model)
         history.add_step(learning_rate)
-        history.seconds = time.perf_counter() - started
 
         is_checkpoint = args.checkpointing_steps is not None and history.last_step % args.checkpointing_steps == 0
         is_saved = is_checkpoint or evaluation_is_due(run)
         if is_saved or watch.is_due:
             look_at_steps(run, watch, progress)
+            history.seconds = time.perf_counter() - started
         if is_saved or watch.is_asked_to_end:
             save_state(run)
         if watch.is_asked_to_end:
