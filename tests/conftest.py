@@ -226,10 +226,15 @@ def held_folders(*folders: Path | str) -> Iterator[subprocess.Popen]:
         process.stdout.read()  # ends when all of them have
 
 
-def launch(script: Path, *arguments: object, num_processes: int = 1, cwd: Path, **variables: str) -> subprocess.Popen:
+def launch(
+    script: Path, *arguments: object, num_processes: int = 1, max_restarts: int = 0, cwd: Path, **variables: str
+) -> subprocess.Popen:
     """Starts a script as `accelerate launch` does, on the CPU, in a process group of its own."""
     # With --cpu accelerate's launcher starts several processes through MPI only; its other launcher is torchrun.
     kind = ["--cpu"] if num_processes == 1 else ["--multi_gpu", "--main_process_port", "0"]
+    if max_restarts:
+        kind += ["--rdzv_backend", "c10d", "--max_restarts", str(max_restarts)]
+        variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # https://github.com/pytorch/pytorch/issues/135712
     options = [*kind, "--num_processes", str(num_processes), "--num_cpu_threads_per_process", "1"]
     return subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.launch", *options, str(script), *map(str, arguments)],

@@ -182,14 +182,12 @@ def test_any_number_of_processes_goes_on(tmp_path, boxes):
     arguments = ("--num_threads", 1, "--dataset", boxes, *TRAINING, "--per_device_train_batch_size", 1)
     arguments += ("--decode_head", "semantic_fpn", "--crop_size", 64, "--checkpoints_total_limit", 9)
 
-    def go_on(attempt: int, num_processes: int, output_dir: str) -> dict:
+    def go_on(attempt: int, num_processes: int, output_dir: str, **options) -> dict:
         records = tmp_path / f"records-{output_dir}"
         records.mkdir(exist_ok=True)
-        resume = ("--output_dir", output_dir, "--resume_from_checkpoint", "latest")
-        variables = {"RECORDS": str(records), "ATTEMPT": str(attempt)}
-        program = PROGRAMS / "train_recorded.py"
-        given = (*arguments, *(resume if attempt else resume[:2]))
-        finish(launch(program, *given, num_processes=num_processes, cwd=tmp_path, **variables))
+        given = (*arguments, "--output_dir", output_dir, "--resume_from_checkpoint", "latest")
+        options |= {"num_processes": num_processes, "RECORDS": str(records), "ATTEMPT": str(attempt)}
+        finish(launch(PROGRAMS / "train_recorded.py", *given, cwd=tmp_path, **options))
         assert {step: sorted(numbers) for step, numbers in steps_of(records).items()} == {
             step: list(range(4 * step - 4, 4 * step)) for step in range(1, 7)
         }
@@ -210,6 +208,11 @@ def test_any_number_of_processes_goes_on(tmp_path, boxes):
     same = go_on(1, 2, "same")
     assert_same_weights(tmp_path / "whole", tmp_path / "same")
     assert whole["evaluations"] == same["evaluations"]
+    # The launcher restarts all where one of them is killed.
+    go_on(0, 2, "restarted", max_restarts=1, DIE_AT="6")
+    assert {path.name for path in (tmp_path / "records-restarted").iterdir()} == {"0.0-0", "0.0-1", "0.1-0", "0.1-1"}
+    assert (tmp_path / "records-restarted" / "0.1-0").read_text().startswith("5 ")
+    assert_same_weights(tmp_path / "whole", tmp_path / "restarted")
     splits = [go_on(1, 1, "other")["run"]]
     stop_after(4, "other")
     splits.append(go_on(2, 2, "other")["run"])

@@ -3,10 +3,12 @@
 """train_seg.py, which leaves in the folder RECORDS the numbers of the samples that each step was taken with.
 
 Each process appends lines `STEP NUMBER NUMBER ...` to a file of its own, `ATTEMPT-RANK`. The attempts of a run are
-numbered by the variable ATTEMPT and, within it, by torchrun's restarts.
+numbered by the variable ATTEMPT and, within it, by torchrun's restarts. Before the step DIE_AT, if there is such, the
+last process is killed, unless it was restarted.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,10 +34,13 @@ def backward(run, model, forward, batches):
         numbers.extend(batch["number"].tolist())
         return batch
 
+    step, rank = run.history.last_step + 1, run.accelerator.process_index
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if (str(step), rank, restarts) == (os.environ.get("DIE_AT"), run.accelerator.num_processes - 1, "0"):
+        os.kill(os.getpid(), signal.SIGKILL)
     results = train_on_batches(run, model, forward, map(record, batches))
-    attempt = f"{os.environ.get('ATTEMPT', 0)}.{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    with open(Path(os.environ["RECORDS"], f"{attempt}-{run.accelerator.process_index}"), "a") as file:
-        print(run.history.last_step + 1, *numbers, file=file)
+    with open(Path(os.environ["RECORDS"], f"{os.environ['ATTEMPT']}.{restarts}-{rank}"), "a") as file:
+        print(step, *numbers, file=file)
     return results
 
 
