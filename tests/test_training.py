@@ -423,6 +423,15 @@ def test_a_run_from_an_older_checkpoint_keeps_the_best_models_of_later_ones(tmp_
         assert sorted(path.name for path in tmp_path.glob("best-*")) == kept
 
 
+def test_checkpoints_of_a_run_that_went_on_with_an_earlier_one_are_kept(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    model = nn.Linear(2, 2)
+    accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+    for step in (10, 20, 12, 14, 16):
+        save_checkpoint(accelerator, tmp_path, step, {}, total_limit=2)
+    assert [path.name for path in complete_checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in (14, 16, 20)]
+
+
 def test_checkpoints_are_complete_or_absent(tmp_path, monkeypatch):
     accelerator = Accelerator(cpu=True)
     model = nn.Linear(2, 2)

@@ -486,7 +486,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
         output_dir: Folder of the checkpoints.
         step: Number of optimizer steps taken.
         run: What the run is, for `run.json` in the checkpoint.
-        total_limit: Number of checkpoints to keep.
+        total_limit: Number of checkpoints to keep, this one and those of earlier steps.
 
     Raises:
         OSError: The checkpoint cannot be written, in any of the processes; those that were there stay.
@@ -505,7 +505,9 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, run: 
                 write_json(partial_folder / "run.json", run)
                 _remove_checkpoint(checkpoint)
                 partial_folder.rename(checkpoint)
-                for old in complete_checkpoints(output_dir)[:-total_limit]:
+                # Later ones are there where a run goes on with an earlier one; they must not cost the new ones' place.
+                checkpoints = [folder for folder in complete_checkpoints(output_dir) if _step(folder) <= step]
+                for old in checkpoints[:-total_limit]:
                     _remove_checkpoint(old)
     except WRITE_ERRORS as error:
         raise _not_written(accelerator, checkpoint, error) from error
