@@ -11,7 +11,6 @@ strips share are computed for each of them, which is the price for strips that f
 What is held grows with the number of labels and the windows' size, up to `MAX_HELD_BYTES`, and not with the picture.
 """
 
-import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -195,9 +194,7 @@ class RasterSegmenter:
             for row in window_rows:
                 if row not in held:
                     held[row], valid = self._compute_row(row, window_columns)
-            begin = tile.columns.start - self.grid.lefts[window_columns[0]]
-            height, width = tile.size
-            yield tile, self._label(tile, held, valid[:height, begin : begin + width])
+            yield tile, self._label(tile, held, window_columns, valid)
 
     @torch.inference_mode()
     def _compute_row(self, row: int, window_columns: range) -> tuple[dict[int, Scores], np.ndarray]:
@@ -227,22 +224,23 @@ class RasterSegmenter:
         return scores, valid
 
     @torch.inference_mode()
-    def _label(self, tile: Tile, held: dict[int, dict[int, Scores]], valid: np.ndarray) -> np.ndarray:
-        grid = self.grid
-        labels = np.full(valid.shape, self.nodata, np.min_scalar_type(self.nodata))
-        # Part by part between the left edges of windows: each of them has few windows, whole rows would have all.
-        edges = [left for left in grid.lefts if tile.columns.start <= left < tile.columns.stop]
-        for left, right in itertools.pairwise([*edges, tile.columns.stop]):
-            _, columns = grid.windows_over(tile.rows, slice(left, right))
-            windows = [
-                (held[row][column], grid.tops[row] - tile.rows.start, grid.lefts[column] - left)
-                for row in held
-                for column in columns
-                if column in held[row]
-            ]
-            if windows:
-                scores = WindowScores(windows, (tile.size[0], right - left), self._weights)
-                part = slice(left - tile.columns.start, right - tile.columns.start)
-                labels[:, part] = scores.argmax().cpu().numpy()
-        labels[~valid] = self.nodata
+    def _label(
+        self, tile: Tile, held: dict[int, dict[int, Scores]], window_columns: range, valid: np.ndarray
+    ) -> np.ndarray:
+        """Return the labels of a tile; `valid` is of the pixels of its row of windows."""
+        grid, height = self.grid, tile.size[0]
+        left = grid.lefts[window_columns[0]]
+        part = slice(tile.columns.start - left, tile.columns.stop - left)
+        labels = np.full(tile.size, self.nodata, np.min_scalar_type(self.nodata))
+        windows = [
+            (scores, grid.tops[row] - tile.rows.start, grid.lefts[column] - left)
+            for row, of_row in held.items()
+            for column, scores in of_row.items()
+        ]
+        if windows:
+            # Over whole windows, also those that reach beyond the tile: parts of them are interpolated in another
+            # way, whose rounding isn't that of slide_inference.
+            scores = WindowScores(windows, (height, valid.shape[1]), self._weights)
+            labels[:] = scores.argmax()[:, part].cpu().numpy()
+        labels[~valid[:height, part]] = self.nodata
         return labels
