@@ -83,13 +83,13 @@ def test_json_is_walked_whatever_the_keys_are():
     content = {
         "dataset": {"name": "/srv/pictures", "validation": 5},
         "arguments": {"dataset": "/srv/pictures", "files": [["~/a/b.json"], None, True, 0.5]},
-        "anything": {"deep": [{"down": "C:\\x\\y"}]},
+        "anything": {"deep": [{"down": "C:\\x\\y"}], "/srv/alice/id2label.json": "5f"},
         "model": "Visual-Attention-Network/van-base",
     }
     assert public_json(content) == {
         "dataset": {"name": "pictures", "validation": 5},
         "arguments": {"dataset": "pictures", "files": [["b.json"], None, True, 0.5]},
-        "anything": {"deep": [{"down": "y"}]},
+        "anything": {"deep": [{"down": "y"}], "id2label.json": "5f"},
         "model": "Visual-Attention-Network/van-base",
     }
     assert content["dataset"]["name"] == "/srv/pictures"

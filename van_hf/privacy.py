@@ -34,7 +34,7 @@ def public_name(name: str) -> str:
 
 
 def public_json(content: Any, labels: Collection[str] = (), key: str = "") -> Any:
-    """Return what a JSON file holds with all its texts, at any depth, as [`public_name`] returns them.
+    """Return what a JSON file holds with all its texts, keys too, at any depth, as [`public_name`] returns them.
 
     Args:
         content: what was read from the file, or a part of it; it stays as it is.
@@ -43,7 +43,8 @@ def public_json(content: Any, labels: Collection[str] = (), key: str = "") -> An
         key: what the part goes by.
     """
     if isinstance(content, Mapping):
-        return {name: public_json(value, labels, name) for name, value in content.items()}
+        # Keys may be paths too, as those of the files that a run has read.
+        return {public_json(name, labels): public_json(value, labels, name) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [public_json(value, labels, key) for value in content]
     if not isinstance(content, str) or content in labels:
