@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,12 @@ def random_pixel_values() -> torch.Tensor:
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
     return random_pixel_values()
+
+
+needs_exporters = pytest.mark.skipif(
+    find_spec("transformers.exporters") is None or torch.__version__ < "2.11",
+    reason="exports need transformers 5.23 and torch 2.11",
+)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import rasterio
 import rasterio.shutil
 import torch
 from benchmarks.models import random_model
-from conftest import PROGRAMS, ROOT, child_environment, largest_file, tiny_config
+from conftest import PROGRAMS, ROOT, child_environment, largest_file, needs_exporters, tiny_config
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
@@ -380,6 +380,7 @@ def test_without_rasterio_it_says_what_to_install():
     assert done.stderr.startswith("error: pictures of any size need rasterio, which is not installed: pip install")
 
 
+@needs_exporters
 def test_exports_are_segmented_in_windows_of_their_size(export_of, scene, tmp_path, capsys):
     folder, _ = export_of("torch_export", "semantic_fpn")
     options = ("--trust_pickle", "--crop_size", 48)

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import PROGRAMS, random_pixel_values, tiny_config
+from conftest import PROGRAMS, needs_exporters, random_pixel_values, tiny_config
 from huggingface_hub import ModelCard
 from loopback_hub import Handler, LoopbackHub, Refused
 from PIL import Image
@@ -568,10 +567,6 @@ def test_what_is_no_whole_export_of_the_model_is_refused(unconnected, exported, 
     assert message in last_line(done) and last_line(done).startswith("error: ")
 
 
-needs_exporters = pytest.mark.skipif(
-    find_spec("transformers.exporters") is None or torch.__version__ < "2.11",
-    reason="exports need transformers 5.23 and torch 2.11",
-)
 LOAD_EXPORT = """
 import torch
 from van_hf.exports import ExportedSegmentationModel
