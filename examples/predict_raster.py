@@ -241,6 +241,7 @@ def run(args: argparse.Namespace, raster: Raster) -> int:
     tags = {"model": settings["model"], "windows": f"{grid.crop_size} pixels every {grid.stride}, blend {args.blend}"}
     job = Job(args.output.with_name(f".partial-{args.output.name}"), grid)
     with claim_folder(job.folder):
+        check_output(args, raster.files)  # until now another run may have written it
         tiles = job.begin(settings)
         try:
             segment_picture(segmenter, job, tiles)

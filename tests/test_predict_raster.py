@@ -202,6 +202,20 @@ def test_a_run_goes_on_with_the_same_picture_only(folder, scene, pixels, tmp_pat
     assert "another picture has done" in capsys.readouterr().err
 
 
+def test_an_output_that_another_run_has_written_meanwhile_stays(folder, scene, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "mask.tif"
+
+    def load_slowly(*arguments):
+        out.write_text("of another run")
+        return load_model(*arguments)
+
+    load_model = predict_raster.load_model
+    monkeypatch.setattr(predict_raster, "load_model", load_slowly)
+    assert run(folder, scene, "--output", out) == 2
+    assert f"--output {out} is there already" in capsys.readouterr().err
+    assert out.read_text() == "of another run" and files(tmp_path) == ["mask.tif", "scene.tif"]
+
+
 def as_written(tmp_path: Path, pixels: np.ndarray) -> dict[str, tuple[Path, bool]]:
     """Files of one picture by their kind, and whether it is grey."""
     grey = pixels[:1]
