@@ -16,6 +16,7 @@ import math
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -131,7 +132,8 @@ class Job:
     def load(self, row: int, strip: int) -> np.ndarray | None:
         """Return the labels of a tile; None where they are not there, or damaged."""
         with (
-            suppress(FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError),
+            # numpy, zipfile and zlib have no error in common for what is damaged.
+            suppress(OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError),
             np.load(self.path(row, strip)) as arrays,
         ):
             return arrays["labels"]

@@ -216,6 +216,23 @@ def test_an_output_that_another_run_has_written_meanwhile_stays(folder, scene, t
     assert out.read_text() == "of another run" and files(tmp_path) == ["mask.tif", "scene.tif"]
 
 
+def test_a_tile_that_is_damaged_anywhere_is_computed_anew(tmp_path):
+    grid = raster_inference.WindowGrid((48, 48), 48, 32, 1)
+    job = predict_raster.Job(tmp_path, grid)
+    (tile,) = grid.tiles()
+    labels = np.random.default_rng(0).integers(0, 7, size=tile.size, dtype=np.uint8)
+    job.save(tile, labels)
+    path = job.path(0, 0)
+    whole = path.read_bytes()
+    missing = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        found = job.load(0, 0)
+        missing += found is None
+        assert found is None or (found == labels).all(), place
+    assert missing > 0.9 * len(whole)
+
+
 def as_written(tmp_path: Path, pixels: np.ndarray) -> dict[str, tuple[Path, bool]]:
     """Files of one picture by their kind, and whether it is grey."""
     grey = pixels[:1]
