@@ -370,6 +370,17 @@ def test_a_picture_damaged_in_the_middle_is_named(folder, pixels, tmp_path, caps
     assert not (tmp_path / "mask.tif").exists()
 
 
+def test_a_picture_that_a_vrt_of_a_vrt_is_made_of_stays(folder, scene, tmp_path, capsys):
+    rasterio.shutil.copy(scene, tmp_path / "inner.vrt", driver="VRT")
+    inner = (tmp_path / "inner.vrt").read_text()
+    outer = tmp_path / "outer.vrt"
+    outer.write_text(inner.replace(scene.name, "inner.vrt"))
+    before = scene.read_bytes()
+    assert run(folder, outer, "--output", scene, "--overwrite") == 2
+    assert "is the picture itself, or a part of it" in capsys.readouterr().err
+    assert scene.read_bytes() == before
+
+
 def test_outputs_that_cannot_be_written(folder, scene, tmp_path, capsys):
     taken = tmp_path / "taken.tif"
     taken.write_text("something")

@@ -8,7 +8,7 @@ Imports rasterio, of the extra `raster`, so it is not part of `import van_hf`.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,7 +34,7 @@ class Raster:
     Attributes:
         path: its file.
         size: `(height, width)` in pixels, as they lie in the file: an EXIF orientation is not followed.
-        files: all that it is made of, such as those that a VRT names.
+        files: all that it is made of, such as those that a VRT names, and those that a VRT among them names.
     """
 
     def __init__(self, path: Path, dataset: rasterio.DatasetReader):
@@ -44,7 +44,7 @@ class Raster:
         """
         self.path = path
         self.size = (dataset.height, dataset.width)
-        self.files = [file for file in map(Path, dataset.files) if file.is_file()] or [path]
+        self.files = _files_of(dataset) or [path]
         self._dataset = dataset
         self._alpha, self._bands = _find_bands(path, dataset)
         self._all_valid = all(MaskFlags.all_valid in dataset.mask_flag_enums[band - 1] for band in self._bands)
@@ -80,6 +80,20 @@ class Raster:
         if not points and not self._dataset.transform.is_identity:
             found["transform"] = self._dataset.transform
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _files_of(dataset: rasterio.DatasetReader) -> list[Path]:
+    found = {}
+    pending = list(dataset.files)
+    for name in pending:
+        file = Path(name)
+        if name in found or not file.is_file():
+            continue
+        found[name] = file
+        if file.suffix.lower() == ".vrt":  # of those in a VRT GDAL names no files
+            with suppress(RasterioIOError), rasterio.open(file) as inner:
+                pending += inner.files
+    return list(found.values())
 
 
 def _find_bands(path: Path, dataset: rasterio.DatasetReader) -> tuple[int | None, list[int]]:
