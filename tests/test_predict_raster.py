@@ -347,6 +347,7 @@ def odd_files(tmp_path: Path, pixels: np.ndarray) -> dict[Path, str]:
         tmp_path: "is no file",
         tmp_path / "text.tif": "is no picture that can be read",
         write(tmp_path / "deep.tif", pixels.astype(np.uint16)): "bands of uint16; .* -ot Byte",
+        write(tmp_path / "ink.png", pixels[:1] // 128, "PNG", nbits=1): "has 1 bit.* -scale 0 1 0 255",
         write(tmp_path / "four.tif", four, photometric="minisblack"): "has 4 bands .* -b 1 -b 2 -b 3",
         palette: "-expand rgb",
         write(tmp_path / "blocks.tif", pixels, **tiles): "blocks of 256 x 128 pixels.* TILED=YES",

@@ -128,6 +128,12 @@ def _find_bands(path: Path, dataset: rasterio.DatasetReader) -> tuple[int | None
     colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if set(colours) <= set(named):
         bands = [named[colour] for colour in colours]
+    bits = [dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS") for band in bands]
+    if few := [int(number) for number in bits if number is not None and int(number) < 8]:
+        raise ValueError(
+            f"{path} has {few[0]} bit(s) a channel; models take 8, scaled such as: gdal_translate -of VRT -ot Byte"
+            f" -scale 0 {2 ** few[0] - 1} 0 255 {path} 8bit.vrt"
+        )
     widest = max(math.prod(shape) for shape in dataset.block_shapes) * dataset.count
     if widest > MAX_BLOCK_BYTES:
         height, width = dataset.block_shapes[0]
