@@ -178,13 +178,11 @@ def describe_settings(
     grid: WindowGrid,
 ) -> dict:
     """Return everything that decides the labels; a run goes on only where all of it is the same."""
-    # QGIS writes statistics and overviews beside a picture that is only looked at.
-    stats = [(path.name, path.stat()) for path in raster.files if not path.name.endswith((".aux.xml", ".ovr"))]
     return {
         "version of van_hf": __version__,
         "model": digest_of_weights(model),
         "image processor": image_processor.to_dict(),
-        "picture": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+        "picture": raster.state,
         "size of the picture": grid.size,
         "--crop_size or --stride": (grid.crop_size, grid.stride, grid.strip_length),
         "--blend": args.blend,
@@ -247,6 +245,10 @@ def run(args: argparse.Namespace, raster: Raster) -> int:
         tiles = job.begin(settings)
         try:
             segment_picture(segmenter, job, tiles)
+            if raster.has_changed:
+                message = f"{raster.path} was changed meanwhile, so labels may be of both; remove {job.folder}"
+                print(f"error: {as_line(message)} and begin anew", file=sys.stderr)
+                return 1
             write_output(args.output, job, raster, config, nodata, tags)
         except OSError as error:
             print(f"error: {as_line(error)}; what is done is kept, and the same command goes on", file=sys.stderr)

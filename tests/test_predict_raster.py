@@ -233,6 +233,22 @@ def test_a_tile_that_is_damaged_anywhere_is_computed_anew(tmp_path):
     assert missing > 0.9 * len(whole)
 
 
+def test_a_picture_that_changes_meanwhile_gives_no_labels(folder, scene, pixels, tmp_path, monkeypatch, capsys):
+    save, out = predict_raster.Job.save, tmp_path / "mask.tif"
+
+    def replaced(*arguments):
+        save(*arguments)
+        write(scene, pixels[::-1], **PLACE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict_raster.Job, "save", replaced)
+        assert run(folder, scene, "--output", out) == 1
+    work = tmp_path / ".partial-mask.tif"
+    assert f"error: {scene} was changed meanwhile" in capsys.readouterr().err and not out.exists()
+    assert run(folder, scene, "--output", out) == 2
+    assert f"{work} holds what a run with another picture has done" in capsys.readouterr().err
+
+
 def as_written(tmp_path: Path, pixels: np.ndarray) -> dict[str, tuple[Path, bool]]:
     """Files of one picture by their kind, and whether it is grey."""
     grey = pixels[:1]

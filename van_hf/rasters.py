@@ -35,6 +35,7 @@ class Raster:
         path: its file.
         size: `(height, width)` in pixels, as they lie in the file: an EXIF orientation is not followed.
         files: all that it is made of, such as those that a VRT names, and those that a VRT among them names.
+        state: their names, sizes and times when the picture was opened, without what is not needed for pixels.
     """
 
     def __init__(self, path: Path, dataset: rasterio.DatasetReader):
@@ -45,9 +46,20 @@ class Raster:
         self.path = path
         self.size = (dataset.height, dataset.width)
         self.files = _files_of(dataset) or [path]
+        self.state = self._current_state()
         self._dataset = dataset
         self._alpha, self._bands = _find_bands(path, dataset)
         self._all_valid = all(MaskFlags.all_valid in dataset.mask_flag_enums[band - 1] for band in self._bands)
+
+    def _current_state(self) -> list[tuple[str, int, int]]:
+        # QGIS writes statistics and overviews beside a picture that is only looked at.
+        stats = [(path.name, path.stat()) for path in self.files if not path.name.endswith((".aux.xml", ".ovr"))]
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether a file was replaced or written to since the picture was opened; an OSError if one is gone."""
+        return self._current_state() != self.state
 
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels, uint8 (3, rows, columns), and which of them are no nodata, bool (rows, columns).
