@@ -420,9 +420,19 @@ def segment_shards(rows: Dataset, output: Output, shards: Sequence[int]) -> None
             progress.update(len(table))
 
 
-def describe_run(options: Segmentation, output: Output, config: VanConfig, processor: VanImageProcessor) -> dict:
+def describe_run(
+    args: argparse.Namespace,
+    options: Segmentation,
+    output: Output,
+    config: VanConfig,
+    processor: VanImageProcessor,
+) -> dict:
     """Return all that the output depends on, in the form of JSON."""
+    path = Path(args.input).expanduser()
     settings = {
+        # Keys tell the pictures of one input apart, and are the same in many: the rows of a file, numbered frames.
+        "input": as_text(path.resolve()) if path.exists() else args.input,
+        "image_column": args.image_column,
         "model_digest": options.digest,
         "image_processor": processor.to_dict(),
         "id2label": config.id2label,
@@ -456,7 +466,7 @@ def prepare(args: argparse.Namespace) -> tuple[Output, list[int], Dataset | None
     batch_size = args.batch_size or (8 if num_gpus else 1)
     options = Segmentation(args.model, device, args.trust_pickle, args.dtype, protocol, batch_size, digest)
     output = Output(args.output_dir, args.format, args.shard_size, keys, digest)
-    output.begin(describe_run(options, output, config, image_processor))
+    output.begin(describe_run(args, options, output, config, image_processor))
     shards = output.unfinished(args.retry_failed)
     if not shards:
         return output, shards, None

@@ -143,9 +143,12 @@ def test_damaged_pictures_are_tried_again(reference, folder, pictures, tmp_path)
     mended, out = tmp_path / "mended", tmp_path / "out"
     shutil.copytree(pictures, mended)
     shutil.copytree(reference, out)
+    settings = json.loads((out / "settings.json").read_text())
+    (out / "settings.json").write_text(json.dumps(settings | {"input": str(mended)}))
+    before = contents(out)
     shutil.copy(pictures / "day/01.png", mended / DAMAGED)
     assert run(folder, mended, out) == 1  # all is there
-    assert contents(out) == contents(reference)
+    assert contents(out) == before
     (out / "shards/000003.parquet").unlink()
     assert run(folder, mended, out, "--num_workers", 1, "--retry_failed") == 0
     rows = [row for path in sorted(out.glob("shards/*")) for row in pq.read_table(path).to_pylist()]
@@ -158,6 +161,7 @@ def test_damaged_pictures_are_tried_again(reference, folder, pictures, tmp_path)
         (("--flip",), "flip was False, is now True"),
         (("--batch_size", 2), "batch_size was 1, is now 2"),
         (("--format", "png"), "format was 'parquet', is now 'png'"),
+        (("--image_column", "left"), "image_column was None, is now 'left'"),
     ],
 )
 def test_other_settings_are_refused(reference, folder, pictures, capsys, more, message):
@@ -172,6 +176,14 @@ def test_other_pictures_are_refused(reference, folder, pictures, tmp_path, capsy
     shutil.copy(pictures / "01.png", tmp_path / "more/new.png")
     assert run(folder, tmp_path / "more", reference) == 2
     assert f"pictures was {NUM_PICTURES}, is now {NUM_PICTURES + 1}; keys_digest was" in capsys.readouterr().err
+
+
+def test_another_input_with_the_same_keys_is_refused(reference, folder, pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "others")
+    before = contents(reference)
+    assert run(folder, tmp_path / "others", reference) == 2
+    assert f"(input was {str(pictures)!r}, is now '" in capsys.readouterr().err
+    assert contents(reference) == before
 
 
 def test_masks_of_one_name_are_refused(cluster, folder, pictures, tmp_path, capsys):
