@@ -73,6 +73,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def check_output(args: argparse.Namespace, sources: list[Path]) -> None:
     """Raise a ValueError where the output has another format, is in the way, or is a file of the picture."""
+    try:
+        os.path.abspath(args.output).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--output {args.output} is a name that is not UTF-8, which GDAL cannot write") from error
     if args.output.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--output {args.output} must end with {' or '.join(SUFFIXES)}: a GeoTIFF is written")
     if os.path.lexists(args.output):

@@ -408,6 +408,7 @@ def test_outputs_that_cannot_be_written(folder, scene, tmp_path, capsys):
         tmp_path: "must end with .tif or .tiff",
         tmp_path / "mask.png": "must end with .tif or .tiff",
         taken / "mask.tif": "taken.tif",
+        tmp_path / os.fsdecode(b"mask\xff.tif"): "is a name that is not UTF-8",
     }.items():
         assert run(folder, scene, "--output", output) == 2
         assert message in capsys.readouterr().err
