@@ -748,6 +748,8 @@ def main() -> None:
                     write_results(run, model)
         except (OSError, SafetensorError, ValueError) as error:
             stop_and_keep(run, f"the results cannot be written to {run.output_dir}: {error}")
+        # Torch's threads free what was gathered last, for which they need Python, which the end would keep from them.
+        state.wait_for_everyone()
         run.accelerator.end_training()
         if state.is_main_process:
             with printing():
