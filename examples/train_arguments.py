@@ -60,6 +60,8 @@ ADDED_TO_RUNS = {
     **{"frozen_stages": 0, "save_best": False, "early_stopping_patience": None},
     **{"class_weights": None, "label_smoothing": 0.0, "rare_class_sampling": None},
 }
+# torch 2.6 fails at the wrappers of transformers' forward passes; 2.7 was not tried.
+OLDEST_COMPILER = "2.8"
 # How the pictures of a step are split, which may be another way when a run is resumed.
 SPLIT = ("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps")
 # How many of the backbone's stages each name freezes.
@@ -258,7 +260,9 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append(f"--model_size or --model_name_or_path is needed for --dataset {args.dataset}")
     if args.report_to in TRACKERS and find_spec(args.report_to) is None:
         problems.append(f"--report_to {args.report_to} needs the package {args.report_to}, which is not installed")
-    if args.torch_compile and not can_compile(state):
+    if args.torch_compile and torch.__version__ < OLDEST_COMPILER:
+        problems.append(f"--torch_compile needs torch {OLDEST_COMPILER}, found {torch.__version__}")
+    elif args.torch_compile and not can_compile(state):
         needed = "a C++ compiler: g++, clang++ or CXX" if state.device.type == "cpu" else "the package triton"
         problems.append(f"--torch_compile needs {needed}, which is not there")
     return problems + find_loss_problems(args) + find_hub_problems(args)

@@ -514,6 +514,11 @@ def test_mask_values_are_a_file_or_pairs(parse, boxes, given):
 
 def test_compiling_is_refused_without_a_compiler(parse, saved_run, monkeypatch):
     monkeypatch.setenv("CXX", "none++")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_arguments, "OLDEST_COMPILER", "99.1")
+        (problem,) = problems(parse("--torch_compile"))
+        assert problem == f"--torch_compile needs torch 99.1, found {torch.__version__}"
+    monkeypatch.setattr(train_arguments, "OLDEST_COMPILER", "2.0")
     resume = saved_run()
     assert problems(parse("--torch_compile")) == []
     # It may be turned on and off on the way.
