@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ import torch
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, files
 from van_hf.exports import ExportInfo, export_model, package_versions, save_info
 from van_hf.inference import digest_of_weights
+from van_hf.machine import END_SIGNALS
 from van_hf.model.configuration_van import DECODE_HEADS
 from van_hf.visualization import default_palette
 
@@ -185,6 +187,15 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def end_signals() -> Iterator[None]:
+    """Restores the handlers of the signals that end a run, which are ignored after one was received."""
+    handlers = list(map(signal.getsignal, END_SIGNALS))
+    yield
+    for number, handler in zip(END_SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 def child_environment(**variables: str) -> dict[str, str]:

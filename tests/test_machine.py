@@ -60,13 +60,25 @@ def test_the_user_decides_on_huge_pages(monkeypatch):
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
 
 
-def test_a_signal_is_a_request_to_end_within_a_block_alone():
+def test_a_signal_is_a_request_to_end_within_a_block_alone(end_signals):
     before = list(map(signal.getsignal, END_SIGNALS))
     with EndSignals() as signals:
         assert not signals.received
+    assert list(map(signal.getsignal, END_SIGNALS)) == before
+    with EndSignals() as signals:
         os.kill(os.getpid(), signal.SIGUSR1)
         assert signals.received
-    assert list(map(signal.getsignal, END_SIGNALS)) == before
+    assert all(signal.getsignal(number) == signal.SIG_IGN for number in END_SIGNALS)
+
+
+def test_signals_after_the_first_leave_the_status_alone():
+    """Also while the interpreter shuts down, when Python's own handlers are gone."""
+    program = "import atexit, os, runpy, signal, sys\n"
+    program += "class Last:\n    def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 15)\n"
+    program += "with runpy.run_path(sys.argv[1])['EndSignals']():\n"
+    program += "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    program += "atexit.register(os.kill, os.getpid(), signal.SIGTERM)\nlast = Last()\nsys.exit(85)"
+    assert subprocess.run([sys.executable, "-c", program, machine_module.__file__]).returncode == 85
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="a process cannot tell who sent a signal")

@@ -20,7 +20,8 @@ END_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasat
 class EndSignals:
     """Takes SIGTERM and SIGUSR1 for a request to end, which `received` tells, instead of ending at once.
 
-    A context manager, for the main thread to enter.
+    A context manager, for the main thread to enter. After a signal further ones are ignored even when it has ended:
+    as the interpreter shuts down, they would put their own status in the place of the script's.
     """
 
     def __init__(self):
@@ -33,7 +34,7 @@ class EndSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.received else handler)
 
     def _receive(self, *_: object) -> None:
         self.received = True
