@@ -61,6 +61,11 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say how pictures are segmented."""
     parser.add_argument("--multi_scale", action="store_true", help=f"average over {len(RATIOS)} sizes of each picture")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how a model is run."""
     parser.add_argument("--device", help="such as cpu or cuda:1; a GPU by default where there is one")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="what the model computes in; an export has its own"
@@ -138,7 +143,7 @@ def describe_shares(source: Path, labels: np.ndarray, id2label: dict[int, str]) 
 
 
 def as_text(path: object) -> str:
-    """Return a path as text that can be written as UTF-8: bytes that are no text in it become escapes."""
+    """Return a path, or an error, as text that can be written as UTF-8: what is no text in it becomes escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

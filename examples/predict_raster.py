@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from predict import add_model_arguments, as_text
 from tqdm.auto import tqdm
 
 try:
@@ -36,12 +37,12 @@ from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __v
 from van_hf.data.progress import reading_progress
 from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import LOCK, claim_folder, read_json, write_json, write_whole
-from van_hf.inference import Protocol, digest_of_weights, find_export_problems, load_model
+from van_hf.inference import Protocol, digest_of_weights, load_model
 from van_hf.machine import use_huge_pages
+from van_hf.prediction import check_predictor
 from van_hf.raster_inference import BLENDS, RasterSegmenter, Tile, WindowGrid
 from van_hf.visualization import palette_of
 
-DTYPES = ("float32", "bfloat16", "float16")
 MIN_CROP_SIZE = 32
 SETTINGS = "settings.json"
 # Of pixels that do not belong to the picture; the second one for models of more than 255 labels.
@@ -60,11 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--blend", choices=BLENDS, default="smooth", help="smooth: a window counts less towards its "
                         "edges; none: its pixels all count the same, as in eval_seg.py --mode slide")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=4, help="windows that go through the model at once")
-    parser.add_argument("--device", help="such as cpu or cuda:1; a GPU by default where there is one")
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="what the model computes in; an export has its own"
-    )
-    parser.add_argument("--trust_pickle", action="store_true", help="run any code that a torch_export model holds")
+    add_model_arguments(parser)
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch_size must be 1 or more, got {args.batch_size}")
@@ -95,12 +92,11 @@ def resolve_protocol(
     image_processor: VanImageProcessor,
 ) -> Protocol:
     """Return the windows' size and step; raise a ValueError where they cannot be, or are not the model's."""
-    is_exported = isinstance(model, ExportedSegmentationModel)
     crop_size, stride = args.crop_size, args.stride
     if crop_size is None:
         size = image_processor.size
         crop_size = size.shortest_edge or min(size.height, size.width)
-        if is_exported and model.info.size is not None:
+        if isinstance(model, ExportedSegmentationModel) and model.info.size is not None:
             crop_size = model.info.size[0]
     if stride is None:
         stride = max(crop_size * 2 // 3, 1)
@@ -109,11 +105,7 @@ def resolve_protocol(
     if not 1 <= stride <= crop_size:
         raise ValueError(f"--stride must be from 1 to --crop_size {crop_size}, got {stride}")
     protocol = Protocol("slide", crop_size, stride)
-    if is_exported:
-        if args.dtype != "float32":
-            raise ValueError(f"--dtype: {args.model} computes in its own precision, {model.info.precision}")
-        if problems := find_export_problems(model, protocol, args.model):
-            raise ValueError("; ".join(problems))
+    check_predictor(model, args.model, protocol, args.dtype)
     return protocol
 
 
@@ -266,7 +258,7 @@ def run(args: argparse.Namespace, raster: Raster) -> int:
 
 def as_line(value: object) -> str:
     """Return an error or a path as one line of UTF-8."""
-    return " ".join(str(value).encode("utf-8", "backslashreplace").decode("utf-8").split())
+    return " ".join(as_text(value).split())
 
 
 def main(argv: list[str] | None = None) -> int:

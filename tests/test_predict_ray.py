@@ -12,11 +12,11 @@ import numpy as np
 import predict
 import psutil
 import pytest
-import torch
+from benchmarks.models import random_model
 from conftest import PROGRAMS, child_environment, tiny_config
 from PIL import Image
 
-from van_hf import VanForSemanticSegmentation, VanImageProcessor
+from van_hf import VanImageProcessor
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytest.importorskip("ray.data")
@@ -41,10 +41,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A tiny model whose random weights tell all classes apart."""
-    torch.manual_seed(0)
-    model = VanForSemanticSegmentation(tiny_config("semantic_fpn")).eval()
-    torch.nn.init.normal_(model.decode_head.classifier.weight)
+    model = random_model(tiny_config("semantic_fpn"))
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     VanImageProcessor(size={"shortest_edge": 32, "longest_edge": 96}).save_pretrained(folder)

@@ -59,12 +59,19 @@ def load_predictor(
         ValueError, OSError: see [`load_model`]; or it is an export that cannot do what is asked for.
     """
     model, image_processor = load_model(name_or_path, device, trust_pickle, num_threads)
+    check_predictor(model, name_or_path, protocol, dtype)
+    return model, image_processor
+
+
+def check_predictor(
+    model: VanForSemanticSegmentation | ExportedSegmentationModel, name_or_path: str, protocol: Protocol, dtype: str
+) -> None:
+    """Raise a `ValueError` if the model is an export that cannot do what is asked for, see [`load_predictor`]."""
     if isinstance(model, ExportedSegmentationModel):
         if dtype != "float32":
             raise ValueError(f"--dtype: {name_or_path} computes in its own precision, {model.info.precision}")
         if problems := find_export_problems(model, protocol, name_or_path):
             raise ValueError("; ".join(problems))
-    return model, image_processor
 
 
 def read_picture(file: Path | BinaryIO, image_processor: VanImageProcessor) -> torch.Tensor:

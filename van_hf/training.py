@@ -113,7 +113,7 @@ _SCENES = Recipe(
 
 RECIPES = {
     "scenes": _SCENES,
-    # For "cracks" and "leaves", whose rare labels cross entropy alone does not learn in this time.
+    # For "cracks" and "leaves", whose rare labels cross entropy alone hardly learns in this time.
     "closeups": replace(_SCENES, loss="dice"),
     # For a few hundred pictures, from pretrained weights. Common practice, and not tuned on real data: optimizer and
     # schedule that SegFormer and Light-Ham are trained with, heads at ten times the backbone's rate, a short

@@ -43,9 +43,8 @@ def wander(
 def stroke(canvas: Canvas, points: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """Coverage in 0..1, float32 (height, width), of a line through `points` (n, 2), `widths` (n,) pixels wide."""
     moves = np.gradient(points, axis=0)
-    across = np.stack((-moves[:, 1], moves[:, 0]), axis=1) / np.maximum(
-        np.linalg.norm(moves, axis=1, keepdims=True), 1e-9
-    )
+    lengths = np.linalg.norm(moves, axis=1, keepdims=True)
+    across = np.stack((-moves[:, 1], moves[:, 0]), axis=1) / np.maximum(lengths, 1e-9)
     left, right = points + across * widths[:, None] / 2, points - across * widths[:, None] / 2
     quads = [(left[i], left[i + 1], right[i + 1], right[i]) for i in range(len(points) - 1)]
     radii = widths / 2

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import datasets
 import numpy as np
@@ -32,7 +31,7 @@ def load_generated(
     name: str,
     generate_examples: Callable[[str], Iterator[dict]],
     splits: Mapping[str, int],
-    modules: tuple[ModuleType, ...],
+    sources: tuple[str, ...],
 ) -> datasets.DatasetDict:
     """The data set, generated at the first call (some seconds) and kept in `datasets`' cache (HF_DATASETS_CACHE).
 
@@ -40,15 +39,15 @@ def load_generated(
         name: what the cache knows it by.
         generate_examples: the examples of a split: `image` (RGB), `annotation` (one channel), `scene_category`.
         splits: the names of the splits.
-        modules: what paints it; pictures are generated anew where these change.
+        sources: the files of the code that paints it; pictures are generated anew where these change.
     """
     features = datasets.Features(
         image=datasets.Image(), annotation=datasets.Image(), scene_category=datasets.Value("string")
     )
     # datasets would know the generator by its name only, and keep pictures that the code no longer paints.
-    source = hashlib.sha256()
-    for module in modules:
-        source.update(Path(module.__file__).read_bytes())
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(Path(source).read_bytes())
     return datasets.DatasetDict(
         {
             split: datasets.Dataset.from_generator(
@@ -56,7 +55,7 @@ def load_generated(
                 features=features,
                 gen_kwargs={"split": split},
                 split=datasets.NamedSplit(split),
-                fingerprint=f"van_hf_{name}_{split}_{source.hexdigest()[:16]}",
+                fingerprint=f"van_hf_{name}_{split}_{digest.hexdigest()[:16]}",
             )
             for split in splits
         }

@@ -9,7 +9,6 @@ look like them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -220,4 +219,4 @@ def generate_examples(split: str) -> Iterator[dict]:
 
 def load() -> datasets.DatasetDict:
     """The data set, generated at the first call and kept in `datasets`' cache; see `generated.load_generated`."""
-    return load_generated("leaves", generate_examples, NUM_PICTURES, (sys.modules[__name__], closeups, painting))
+    return load_generated("leaves", generate_examples, NUM_PICTURES, (__file__, closeups.__file__, painting.__file__))

@@ -124,10 +124,10 @@ def load_segmentation_dataset(
         id2label: the label names {0: name, ...} as they are after reduction, a JSON file that holds them (an object or
             a list), or a number of labels, which then go by numbers; see `label_names.read_id2label`. Names may come
             with colours, by which coloured masks are read, and from CSV tables too; see
-            `label_tables.read_label_table`. "ade20k" and what is generated know theirs. For all
-            others they are looked for in `id2label.json` in the folder or Hub repository; a folder without one that
-            looks like ADE20K (its name, `objectInfo150.txt` or files called `ADE_train_*`) gets ADE20K's; for any
-            other a column that lists class labels tells them.
+            `label_tables.read_label_table`. "ade20k" and what is generated know theirs. For all others they are
+            looked for in `id2label.json` in the folder or Hub repository; a folder without one that looks like ADE20K
+            (its name, `objectInfo150.txt` or files called `ADE_train_*`) gets ADE20K's; for any other a column that
+            lists class labels tells them.
         do_reduce_labels: whether 0 in the masks means "other": 0 becomes 255 (ignored) and k becomes k - 1. By default
             True for "scenes", "ade20k" and for a folder that looks like ADE20K, unless it has an `id2label.json` or
             `id2label` is not of 150 labels; False for everything else.

@@ -11,7 +11,6 @@ Columns, class names and the label convention are ADE20K's: `image` (RGB), `anno
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -172,4 +171,4 @@ def generate_examples(split: str) -> Iterator[dict]:
 
 def load() -> datasets.DatasetDict:
     """The dataset, generated at the first call (some seconds) and kept in `datasets`' cache (HF_DATASETS_CACHE)."""
-    return load_generated("scenes", generate_examples, NUM_PICTURES, (sys.modules[__name__], painting))
+    return load_generated("scenes", generate_examples, NUM_PICTURES, (__file__, painting.__file__))
