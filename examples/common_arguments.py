@@ -19,8 +19,10 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from tqdm.auto import tqdm
 
 from van_hf.data import GENERATED_DATASETS, LABEL_TABLES, SegmentationDataset, load_segmentation_dataset
+from van_hf.data.bands import import_rasterio
 from van_hf.data.folders import FileProblem
 from van_hf.files import claim_folder, write_whole
+from van_hf.model.image_processing_van import check_bands
 
 T = TypeVar("T")
 PRECISIONS = ("no", "fp16", "bf16")
@@ -65,6 +67,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     data.add_argument("--mask_tolerance", type=int, default=0, help="how far values, or channels of colours, may be "
                       "from those listed, as in masks that were saved as JPEG")  # fmt: skip
     data.add_argument("--ignore_unlisted", action="store_true", help="ignore mask values and colours not listed")
+    data.add_argument("--bands", nargs="+", type=int, metavar="BAND", help="numbers, from 1, of the bands to read of "
+                      "TIFF files of any integers or floats, such as 4 3 2 8; 8-bit RGB by default")  # fmt: skip
     return data
 
 
@@ -86,6 +90,7 @@ def load_dataset(args: argparse.Namespace, problems: list[FileProblem] | None = 
         mask_palettes=args.mask_palettes,
         mask_tolerance=args.mask_tolerance,
         ignore_unlisted=args.ignore_unlisted,
+        bands=args.bands,
         problems=problems,
     )
 
@@ -109,6 +114,12 @@ def find_common_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append(f"--label_table must be one of {', '.join(LABEL_TABLES)}, got {args.label_table!r}")
     if not 0 <= args.mask_tolerance <= 127:
         problems.append(f"--mask_tolerance must be from 0 to 127, got {args.mask_tolerance}")
+    if args.bands is not None:
+        try:
+            check_bands(args.bands)
+            import_rasterio()
+        except ValueError as error:
+            problems.append(f"--bands: {error}")
     path = args.model_name_or_path
     if path is not None and os.path.isdir(path) and not os.path.isfile(os.path.join(path, "config.json")):
         problems.append(f"--model_name_or_path {path} is a folder without a config.json, so it holds no model")

@@ -97,6 +97,8 @@ def load_models(names: Sequence[str], device: str | None, trust_pickle: bool = F
                 " or name another model with --model_name_or_path"
             )
         model, image_processor = load_model(name, device, trust_pickle)
+        if image_processor.bands is not None:
+            raise ValueError(f"{name} takes the bands {list(image_processor.bands)}; the page takes RGB pictures")
         if isinstance(model, VanForSemanticSegmentation):
             model = model.fuse()
         repository, subfolder = split_subfolder(name)

@@ -45,7 +45,6 @@ from common_arguments import (
 from counts_file import append_counts, read_counts
 from eval_arguments import find_output_problems, find_problems, first_output_dir, parse_arguments, resolve_protocol
 from PIL import Image
-from torchvision.transforms.v2.functional import to_pil_image
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import SegmentationDataset
@@ -56,6 +55,7 @@ from van_hf.evaluation import (
     fail_together,
     figures_by_label,
     load_trained,
+    match_bands,
     read_validation_example,
 )
 from van_hf.exports import ExportedSegmentationModel, package_versions
@@ -63,7 +63,7 @@ from van_hf.files import named_file, read_json, write_json, write_whole
 from van_hf.inference import DTYPES, digest_of_weights, find_export_problems, load_config, predict
 from van_hf.machine import use_huge_pages
 from van_hf.metrics.mean_iou.mean_iou import scores_from_confusion_matrix
-from van_hf.visualization import plot_confusion_matrix, plot_predictions
+from van_hf.visualization import as_picture, plot_confusion_matrix, plot_predictions
 
 NUM_PICTURES_SHOWN = 6
 MAX_NAME_LENGTH = 250  # bytes of a file's name without its suffix; 255 with it is what most systems allow
@@ -116,7 +116,7 @@ class Evaluation:
         return json.loads(json.dumps(settings, default=str))
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
+        """Return the label of each pixel, int64 (height, width), of a picture, see [`predict`]."""
         dtype = DTYPES[self.accelerator.mixed_precision]
         labels = predict(self.model, self.image_processor, image, resolve_protocol(self.args), dtype)
         return labels.to(self.accelerator.device)  # an export runs where its runtime does
@@ -148,6 +148,7 @@ def create_evaluation(args: argparse.Namespace, state: PartialState) -> Evaluati
     load_model = partial(load_trained, args.model_name_or_path, dataset, args.trust_pickle)
     model, image_processor = load_or_stop(load_model, "--model_name_or_path", state)
     stop_at_problems(find_model_problems(args, model), state)
+    dataset = load_or_stop(partial(match_bands, dataset, image_processor, args.model_name_or_path), "--bands", state)
     model.to(accelerator.device, memory_format=torch.channels_last).eval()
     return Evaluation(args, dataset, model, image_processor, accelerator)
 
@@ -335,7 +336,7 @@ def draw_pictures(evaluation: Evaluation, pictures: list[dict], path: Path) -> N
     """Save validation pictures beside truth and prediction, each with its mean IoU."""
     examples = [read_validation_example(evaluation.dataset, picture["idx"]) for picture in pictures]
     plot_predictions(
-        [to_pil_image(image) for image, _ in examples],
+        [as_picture(image, evaluation.image_processor) for image, _ in examples],
         [labels.numpy() for _, labels in examples],
         [evaluation.predict(image).cpu().numpy() for image, _ in examples],
         evaluation.dataset.id2label,

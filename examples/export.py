@@ -33,14 +33,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from common_arguments import add_data_arguments, load_dataset
-from PIL import Image
 from predict import IMAGE_SUFFIXES, as_text, find_images
 from tqdm.auto import tqdm
 
 from van_hf import VanForSemanticSegmentation, VanImageProcessor
 from van_hf.data import SegmentationDataset, read_example
 from van_hf.data.scenes import paint_scene
-from van_hf.evaluation import check_labels, evaluate, read_validation_example
+from van_hf.evaluation import check_labels, evaluate, match_bands, read_validation_example
 from van_hf.exports import (
     EXPORT_FORMATS,
     MAX_SIDE,
@@ -56,8 +55,9 @@ from van_hf.exports import (
     save_info,
 )
 from van_hf.files import whole_folder
-from van_hf.inference import PICTURE_FORMATS, RATIOS, digest_of_weights, load_model, predict
+from van_hf.inference import RATIOS, digest_of_weights, load_model, predict
 from van_hf.model.interpolation import resize_to
+from van_hf.prediction import read_picture
 from van_hf.quantization import quantize_export
 from van_hf.visualization import palette_of
 
@@ -169,7 +169,7 @@ def calibration_pictures(
 def read_pictures(
     image_processor: VanImageProcessor, sources: list[Path] | None, dataset: SegmentationDataset | None
 ) -> list[torch.Tensor]:
-    """Return the pictures to check the export on: uint8 (3, height, width) each.
+    """Return the pictures to check the export on, each as [`read_picture`] returns it.
 
     Args:
         image_processor: the model's.
@@ -193,8 +193,7 @@ def read_pictures(
     pictures = []
     for path in islice(paths, NUM_PICTURES):
         try:
-            with Image.open(path, formats=PICTURE_FORMATS) as image:
-                pictures.append(image_processor.process_image(image, do_convert_rgb=True))
+            pictures.append(read_picture(path, image_processor))
         except Exception as error:
             raise ValueError(f"the picture {path} cannot be read ({type(error).__name__}: {error})") from error
     return pictures
@@ -318,12 +317,15 @@ def export(args: argparse.Namespace, folder: Path, scratch: Path) -> list[str]:
     model, own_processor = load_model(args.model, "cpu")
     if isinstance(model, ExportedSegmentationModel):
         raise ValueError(f"{args.model} is an export itself; name the model that it was made of")
-    if model.config.num_channels != 3:
-        raise ValueError(f"{args.model} takes {model.config.num_channels} channels; pictures to check it on have 3")
+    if own_processor.bands is not None and args.images is None and args.dataset is None:
+        raise ValueError(
+            f"{args.model} takes bands, which the pictures that are generated to check it on have not; give --images"
+            " or --dataset"
+        )
     check_space(folder, model)
     dataset = None
     if args.dataset is not None:
-        dataset = load_dataset(args)
+        dataset = match_bands(load_dataset(args), own_processor, args.model)
         check_labels(args.model, model.config, dataset)
     image_processor = own_processor
     if size is not None:

@@ -18,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.transforms.v2.functional import to_pil_image
+from PIL import Image
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
+from van_hf.data.bands import hint_at_bands
 from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import claim_folder, write_json, write_whole
 from van_hf.inference import RATIOS, Protocol, predict
 from van_hf.machine import use_huge_pages
 from van_hf.prediction import IMAGE_SUFFIXES, describe_classes, list_pictures, load_predictor, mask_png, read_picture
-from van_hf.visualization import overlay_with_legend, palette_of
+from van_hf.visualization import as_picture, overlay_with_legend, palette_of
 
 SUFFIXES = {"overlays": ".png", "masks": ".png", "shares": ".json"}  # of what --save can name
 DTYPES = ("float32", "bfloat16", "float16")
@@ -148,11 +149,11 @@ def as_text(path: object) -> str:
 
 
 def write_output(
-    kind: str, path: Path, source: Path, picture: torch.Tensor, labels: np.ndarray, config: VanConfig, alpha: float
+    kind: str, path: Path, source: Path, picture: Image.Image, labels: np.ndarray, config: VanConfig, alpha: float
 ) -> None:
-    """Write one of `SUFFIXES` of a picture, uint8 (3, height, width), with labels (height, width)."""
+    """Write one of `SUFFIXES` of an RGB picture with labels (height, width)."""
     if kind == "overlays":
-        drawn = overlay_with_legend(to_pil_image(picture), labels, config.id2label, palette_of(config), alpha)
+        drawn = overlay_with_legend(picture, labels, config.id2label, palette_of(config), alpha)
         write_whole(path, drawn.save)
     elif kind == "masks":
         write_whole(path, lambda partial: partial.write_bytes(mask_png(labels, config)))
@@ -174,10 +175,12 @@ def predict_picture(
     """
     protocol = resolve_protocol(args)
     try:
-        picture = read_picture(source, image_processor)
-        labels = predict(model, image_processor, picture, protocol, getattr(torch, args.dtype)).cpu().numpy()
+        pixels = read_picture(source, image_processor)
+        labels = predict(model, image_processor, pixels, protocol, getattr(torch, args.dtype)).cpu().numpy()
+        picture = as_picture(pixels, image_processor)
     except Exception as error:
-        yield f"{source} is left out: {type(error).__name__}: {error}"
+        hint = "" if image_processor.bands else hint_at_bands(source)
+        yield f"{source} is left out: {type(error).__name__}: {error}{hint}"
         return
     for kind in args.save:
         path = output_path(args.output_dir, kind, name)

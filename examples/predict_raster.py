@@ -37,7 +37,7 @@ from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __v
 from van_hf.data.progress import reading_progress
 from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import LOCK, claim_folder, read_json, write_json, write_whole
-from van_hf.inference import Protocol, digest_of_weights, load_model
+from van_hf.inference import Protocol, digest_of_weights, load_image_processor, load_model
 from van_hf.machine import use_huge_pages
 from van_hf.prediction import check_predictor
 from van_hf.raster_inference import BLENDS, RasterSegmenter, Tile, WindowGrid
@@ -52,7 +52,8 @@ NODATA, WIDE_NODATA = 255, 65535
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a folder, of an export too, or a model of the Hub")
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="8-bit RGB or grey: GeoTIFF, PNG, JPEG, VRT, ...")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="GeoTIFF, PNG, JPEG, VRT, ...: 8-bit RGB or "
+                        "grey, or with the bands that the model was trained with")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="the GeoTIFF to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     parser.add_argument("--crop_size", type=int, help="side of the windows in pixels; by default the image "
@@ -265,7 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     use_huge_pages()
     try:
-        with open_raster(args.image) as raster:
+        bands = load_image_processor(args.model).bands
+        with open_raster(args.image, bands) as raster:
             return run(args, raster)
     except (ValueError, OSError) as error:
         print(f"error: {as_line(error)}", file=sys.stderr)

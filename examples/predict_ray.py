@@ -58,7 +58,7 @@ READ = pa.schema(
         "height": pa.int32(),  # of the picture
         "width": pa.int32(),
         "size": pa.list_(pa.int32(), 2),  # of what the model sees
-        "pixels": pa.large_binary(),  # uint8 (3, *size)
+        "pixels": pa.large_binary(),  # uint8 (3, *size), or float32 (bands, *size)
     }
 )
 SEGMENTED = pa.schema(
@@ -208,10 +208,9 @@ class Segmenter:
 
     def segment(self, rows: pa.Table, size: tuple[int, int]) -> pa.Table:
         """Segment a batch; where it fails, each picture alone, since one may be what the model cannot take."""
-        pixels = [
-            torch.frombuffer(bytearray(value.as_buffer()), dtype=torch.uint8).view(3, *size)
-            for value in rows["pixels"]
-        ]
+        dtype = torch.uint8 if self.image_processor.bands is None else torch.float32
+        shape = (self.image_processor.num_channels, *size)
+        pixels = [torch.frombuffer(bytearray(value.as_buffer()), dtype=dtype).view(shape) for value in rows["pixels"]]
         sizes = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
         found = rows.select(["item", "height", "width"]).to_pylist()
         try:

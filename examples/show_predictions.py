@@ -15,13 +15,12 @@ from pathlib import Path
 
 from common_arguments import add_data_arguments, load_dataset
 from matplotlib.figure import Figure
-from torchvision.transforms.v2.functional import to_pil_image
 
-from van_hf.evaluation import load_trained, read_validation_example
+from van_hf.evaluation import load_trained, match_bands, read_validation_example
 from van_hf.files import write_whole
 from van_hf.inference import predict
 from van_hf.machine import use_huge_pages
-from van_hf.visualization import plot_predictions
+from van_hf.visualization import as_picture, plot_predictions
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -44,10 +43,11 @@ def draw(args: argparse.Namespace) -> None:
     if not all(0 <= idx < total for idx in args.pictures):
         raise ValueError(f"--pictures must be numbers from 0 to {total - 1}, got {args.pictures}")
     model, image_processor = load_trained(args.model, dataset)
+    dataset = match_bands(dataset, image_processor, args.model)
     images, references = zip(*(read_validation_example(dataset, idx) for idx in args.pictures), strict=True)
     plot = partial(
         plot_predictions,
-        [to_pil_image(image) for image in images],
+        [as_picture(image, image_processor) for image in images],
         [labels.numpy() for labels in references],
         [predict(model, image_processor, image).numpy() for image in images],
         dataset.id2label,

@@ -30,6 +30,7 @@ from common_arguments import (
 
 from van_hf.data import (
     GENERATED_DATASETS,
+    BandStatistics,
     LabelCounts,
     RareClassSampling,
     SegmentationDataset,
@@ -38,11 +39,13 @@ from van_hf.data import (
     check_validation_labels,
     count_labels,
     describe_labels,
+    measure_bands,
+    read_band_statistics,
     read_class_weights,
     resolve_class_weights,
 )
-from van_hf.data.loading import LABEL_NAMES_FILE
-from van_hf.files import read_json
+from van_hf.data.loading import LABEL_NAMES_FILE, default_bands
+from van_hf.files import read_json, write_json
 from van_hf.inference import load_config
 from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
 from van_hf.machine import cores_per_process
@@ -51,6 +54,7 @@ from van_hf.training import ADDED_FIELDS, DEFAULT_RECIPES, RECIPES, Recipe, comp
 
 MOST_THREADS = os.cpu_count() or 1
 BALANCED = "balanced"
+BANDS_FILE = "bands.json"  # in the output folder, of statistics that were measured
 CPU_WORKERS = 2  # they wait most of the time, as training itself keeps the cores busy
 MOST_WORKERS = 8
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -76,6 +80,12 @@ def parse_arguments(description: str) -> argparse.Namespace:
                       f"{CPU_WORKERS} on the CPU, on a GPU the process's cores, {MOST_WORKERS} at most")  # fmt: skip
     data.add_argument("--jpeg_draft", action="store_true", help="decode JPEGs that are resized to half or less at "
                       "1/2, 1/4 or 1/8: faster, pictures slightly smoother, the same crops and labels")  # fmt: skip
+
+    data.add_argument("--band_statistics", type=expand_user, metavar="FILE", help="mean and standard deviation of the "
+                      "bands, as band_statistics.py writes them; those of the model to start from, or measured at the "
+                      "start, by default")  # fmt: skip
+    data.add_argument("--rgb_bands", nargs="+", type=int, metavar="BAND", help="the three of --bands to draw as red, "
+                      "green and blue, or one; by default the first three, or the first of fewer")  # fmt: skip
 
     model = parser.add_argument_group("model")
     model.add_argument("--model_size", help=f"architecture to train: mini, {', '.join(VAN_SIZES)}")
@@ -265,7 +275,27 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
     elif args.torch_compile and not can_compile(state):
         needed = "a C++ compiler: g++, clang++ or CXX" if state.device.type == "cpu" else "the package triton"
         problems.append(f"--torch_compile needs {needed}, which is not there")
-    return problems + find_loss_problems(args) + find_hub_problems(args)
+    return problems + find_band_problems(args) + find_loss_problems(args) + find_hub_problems(args)
+
+
+def find_band_problems(args: argparse.Namespace) -> list[str]:
+    """What does not go with --bands, or needs it."""
+    problems = []
+    bands = args.bands or default_bands(args.dataset)
+    if bands is None:
+        given = [name for name in ("band_statistics", "rgb_bands") if getattr(args, name) is not None]
+        return [f"--{name} needs --bands; without them pictures are read as 8-bit RGB" for name in given]
+    if args.jpeg_draft:
+        problems.append("--jpeg_draft is for JPEG pictures in RGB; leave it out with bands")
+    drawn = args.rgb_bands
+    if drawn is not None and (len(drawn) not in (1, 3) or not set(drawn) <= set(bands)):
+        problems.append(f"--rgb_bands must be one or three of the bands {list(bands)}, got {drawn}")
+    if args.band_statistics is not None:
+        try:
+            read_band_statistics(args.band_statistics, bands)
+        except ValueError as error:
+            problems.append(f"--band_statistics: {error}")
+    return problems
 
 
 def find_loss_problems(args: argparse.Namespace) -> list[str]:
@@ -364,6 +394,42 @@ def find_class_weight_problems(args: argparse.Namespace, dataset: SegmentationDa
     except ValueError as error:
         return [f"--class_weights: {error}"]
     return []
+
+
+def resolve_band_statistics(
+    args: argparse.Namespace, dataset: SegmentationDataset, start: BandStatistics | None, state: PartialState
+) -> BandStatistics | None:
+    """Return the statistics of the dataset's bands, None for RGB; for all processes.
+
+    They are those of the file that was given, of the model to start from if it has all of the bands, or of the run
+    that is resumed. Else the main process measures them, and leaves them in the output folder; where they cannot be
+    measured, the script ends.
+
+    Args:
+        args: without problems, with the output folder that was claimed.
+        dataset: what is trained on.
+        start: the bands of the model to start from, None if it takes RGB.
+        state: of the processes.
+    """
+    if dataset.bands is None:
+        return None
+    if args.band_statistics is not None:
+        return read_band_statistics(args.band_statistics, dataset.bands)
+    if start is not None and set(dataset.bands) <= set(start.bands):
+        return start.select(dataset.bands)
+    statistics, problems = None, []
+    if state.is_main_process:
+        path = Path(args.output_dir, BANDS_FILE)
+        try:
+            if checkpoint_to_resume(args) and path.exists():
+                statistics = read_band_statistics(path, dataset.bands)
+            else:
+                statistics = measure_bands(dataset)
+                write_json(path, statistics.to_dict())
+        except (OSError, ValueError) as error:
+            problems.append(f"--bands: {error}")
+    stop_at_problems(problems, state)
+    return broadcast_object_list([statistics])[0]
 
 
 def count_train_labels(
@@ -642,10 +708,13 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         *("class_weights", "label_smoothing", "rare_class_sampling"),
     )
     # Absent unless given, as in checkpoints from before there were such.
-    mask_names = ("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted")
+    data_names = (
+        *("annotations", "label_table", "mask_values", "mask_palettes", "mask_tolerance", "ignore_unlisted"),
+        *("bands", "rgb_bands"),
+    )
     per_device, accumulation = batch_sizes(args, recipe, num_processes)
     run = {name: getattr(args, name) for name in names} | asdict(recipe)
-    run |= {name: value for name in mask_names if (value := getattr(args, name))}
+    run |= {name: value for name in data_names if (value := getattr(args, name))}
     run["files"] = digests_of_arguments(args)
     run |= {
         "total_train_batch_size": per_device * accumulation * num_processes,
@@ -672,7 +741,7 @@ def digests_of_arguments(args: argparse.Namespace) -> dict[str, str]:
     """Return the digests of the files that say what masks mean: with other contents they would be another data set."""
     values = mask_values(args)
     paths = [args.id2label or os.path.join(args.dataset, LABEL_NAMES_FILE), *(args.annotations or ())]
-    paths.append(values if isinstance(values, str) else None)
+    paths += [values if isinstance(values, str) else None, getattr(args, "band_statistics", None)]
     return {path: _digest(path, os.stat(path).st_mtime_ns) for path in paths if path and os.path.isfile(path)}
 
 

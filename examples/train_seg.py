@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -69,6 +69,7 @@ from train_arguments import (
     is_used,
     load_start_config,
     parse_arguments,
+    resolve_band_statistics,
     resolve_latest,
     resolve_loss,
     resolve_recipe,
@@ -76,10 +77,11 @@ from train_arguments import (
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
-from van_hf.data import RareClassSampling, SegmentationDataset, TrainAugmentation, TrainSamples
+from van_hf.data import BandStatistics, RareClassSampling, SegmentationDataset, TrainAugmentation, TrainSamples
+from van_hf.data.samples import content_of
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json
-from van_hf.inference import DTYPES, Protocol, load_config, load_weights, predict
+from van_hf.inference import DTYPES, Protocol, load_bands, load_config, load_weights, predict
 from van_hf.losses import SegmentationLoss
 from van_hf.machine import EndSignals, leave_end_signals_to_parent, use_huge_pages
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES
@@ -87,6 +89,8 @@ from van_hf.training import (
     Recipe,
     StepWatch,
     TrainingHistory,
+    adapt_stem,
+    channel_sources,
     compile_for_training,
     complete_checkpoints,
     copy_best,
@@ -101,7 +105,7 @@ from van_hf.training import (
     save_best,
     save_checkpoint,
 )
-from van_hf.visualization import plot_predictions, plot_training_curves
+from van_hf.visualization import as_picture, plot_predictions, plot_training_curves
 
 # The model of a run without arguments: small enough to be trained from scratch on two CPU cores.
 MINI = {
@@ -172,7 +176,7 @@ class Run:
         return describe_run(self.args, self.recipe, self.accelerator.num_processes)
 
     def predict(self, model: VanForSemanticSegmentation, image: torch.Tensor) -> torch.Tensor:
-        """Return a model's label of each pixel, int64 (height, width), of a picture, uint8 (3, height, width)."""
+        """Return a model's label of each pixel, int64 (height, width), of a picture, see [`predict`]."""
         return predict(model, self.image_processor, image, dtype=DTYPES[self.accelerator.mixed_precision])
 
 
@@ -213,25 +217,49 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     stop_at_problems(find_label_problems(dataset, state) + find_class_weight_problems(args, dataset), state)
     counts = count_train_labels(args, dataset, state)
     loss = resolve_loss(args, recipe, dataset, counts)
-    model, new = load_or_stop(partial(create_model, args, recipe, dataset), "--model_name_or_path", state)
+    start_bands = load_or_stop(partial(load_start_bands, args), "--model_name_or_path", state)
+    statistics = resolve_band_statistics(args, dataset, start_bands, state)
+    image_processor = create_image_processor(args, recipe, dataset, statistics)
+    model, new = load_or_stop(
+        partial(create_model, args, recipe, image_processor, dataset), "--model_name_or_path", state
+    )
     if args.num_threads is not None:
         accelerator.print(f"Threads of each process: {args.num_threads}")
     accelerator.print(f"New weights, to be trained from scratch: {', '.join(new) or 'none'}")
+    if args.model_name_or_path is not None:
+        sources = channel_sources(image_processor, start_bands and start_bands.bands, model.config.num_channels)
+        adapt_stem(model, sources)
+        if dataset.bands is not None:
+            accelerator.print(describe_stem(dataset.bands, sources))
+    if dataset.bands is not None:
+        accelerator.print(f"The bands, by which pictures are normalized:\n{statistics.describe()}")
+    if dataset.bands is not None and recipe.photometric_distortion:
+        accelerator.print("Colours are not distorted, which is for 8-bit RGB alone")
     if loss != SegmentationLoss():
         model.loss_function = loss
         accelerator.print(describe_loss(loss, dataset.id2label))
     freeze_stages(model, frozen_stages(args))
     if args.gradient_checkpointing:
         enable_gradient_checkpointing(model)
-    longest, shortest = recipe.image_scale
-    image_processor = VanImageProcessor(
-        size={"shortest_edge": shortest, "longest_edge": longest}, do_reduce_labels=dataset.do_reduce_labels
-    )
     sampling = None
     if args.rare_class_sampling is not None:
         sampling = RareClassSampling(counts.pixels, counts.pictures, args.rare_class_sampling)
         accelerator.print(describe_sampling(sampling, dataset))
     return Run(args, recipe, dataset, model, image_processor, accelerator, loss, sampling)
+
+
+def load_start_bands(args: argparse.Namespace) -> BandStatistics | None:
+    """Return the bands of the model to start from, None where it takes RGB or there is none."""
+    return None if args.model_name_or_path is None else load_bands(args.model_name_or_path)
+
+
+def describe_stem(bands: Sequence[int], sources: Sequence[int | None]) -> str:
+    """Return in words where the filters of the first convolution come from, see [`channel_sources`]."""
+    pairs = list(zip(bands, sources, strict=True))
+    parts = [f"band {band} has those of channel {source + 1}" for band, source in pairs if source is not None]
+    if averaged := [str(band) for band, source in pairs if source is None]:
+        parts.append(f"band(s) {', '.join(averaged)} the mean over all channels")
+    return f"Filters of the first convolution: {', '.join(parts)} of the model to start from"
 
 
 def describe_loss(loss: SegmentationLoss, id2label: dict[int, str]) -> str:
@@ -258,10 +286,27 @@ def describe_sampling(sampling: RareClassSampling, dataset: SegmentationDataset)
     )
 
 
+def create_image_processor(
+    args: argparse.Namespace, recipe: Recipe, dataset: SegmentationDataset, statistics: BandStatistics | None
+) -> VanImageProcessor:
+    """Return what prepares pictures for the model, and is saved with it."""
+    longest, shortest = recipe.image_scale
+    bands = {}
+    if statistics is not None:
+        bands = {"bands": list(dataset.bands), "rgb_bands": args.rgb_bands}
+        bands |= {"image_mean": list(statistics.mean), "image_std": list(statistics.std)}
+    return VanImageProcessor(
+        size={"shortest_edge": shortest, "longest_edge": longest}, do_reduce_labels=dataset.do_reduce_labels, **bands
+    )
+
+
 def create_model(
-    args: argparse.Namespace, recipe: Recipe, dataset: SegmentationDataset
+    args: argparse.Namespace, recipe: Recipe, image_processor: VanImageProcessor, dataset: SegmentationDataset
 ) -> tuple[VanForSemanticSegmentation, list[str]]:
-    """Return the model to train, with the dataset's labels, and the names of its modules that have new weights."""
+    """Return the model to train, with the dataset's labels, and the names of its modules that have new weights.
+
+    One that starts from trained weights takes the channels that these do, see [`adapt_stem`].
+    """
     fields = {
         "decode_head": recipe.decode_head,
         "id2label": dataset.id2label,
@@ -269,6 +314,7 @@ def create_model(
         "palette": dataset.palette,
     }
     path, strides = args.model_name_or_path, list(DECODE_HEADS[recipe.decode_head].strides)
+    fields["num_channels"] = image_processor.num_channels if path is None else load_config(path).num_channels
     if args.model_size in VAN_SIZES:
         config = VanConfig.from_size(args.model_size, **fields)
     elif args.model_size == "mini" or path is None:
@@ -292,7 +338,7 @@ def create_loader(run: Run) -> DataLoader:
             crop_size=recipe.crop_size,
             scale=recipe.image_scale,
             ratio_range=recipe.ratio_range,
-            photometric_distortion=recipe.photometric_distortion,
+            photometric_distortion=recipe.photometric_distortion and dataset.bands is None,
         ),
         num_labels=dataset.num_labels,
         do_reduce_labels=dataset.do_reduce_labels,
@@ -302,6 +348,7 @@ def create_loader(run: Run) -> DataLoader:
         jpeg_draft=args.jpeg_draft,
         mask_meaning=dataset.mask_meaning,
         rare_class_sampling=run.rare_class_sampling,
+        bands=dataset.bands,
     )
     return DataLoader(
         samples,
@@ -316,9 +363,10 @@ def create_loader(run: Run) -> DataLoader:
 
 
 def normalize(pixel_values: torch.Tensor, image_processor: VanImageProcessor) -> torch.Tensor:
-    """Turn crops, uint8 (batch, 3, crop, crop), into what the image processor would make of them, on their device."""
+    """Turn crops, (batch, channels, crop, crop), into what the image processor would make of them, on their device."""
+    rescale = image_processor.do_rescale, image_processor.rescale_factor
     mean, std = image_processor.image_mean, image_processor.image_std
-    return image_processor.rescale_and_normalize(pixel_values, True, image_processor.rescale_factor, True, mean, std)
+    return image_processor.rescale_and_normalize(pixel_values, *rescale, True, mean, std)
 
 
 def train(run: Run) -> VanForSemanticSegmentation:
@@ -639,7 +687,7 @@ def write_results(run: Run, model: VanForSemanticSegmentation) -> None:
         {
             "training_curves.png": partial(draw_curves, run.history),
             "predictions.png": partial(draw_predictions, run, model),
-            "example.png": partial(draw_example, run),
+            example_name(run.dataset): partial(write_example, run),
         },
     )
 
@@ -657,7 +705,7 @@ def draw_predictions(
     indices = sorted({idx * total // num_pictures for idx in range(num_pictures)})
     images, references = zip(*(read_validation_example(run.dataset, idx) for idx in indices), strict=True)
     plot_predictions(
-        [to_pil_image(image) for image in images],
+        [as_picture(image, run.image_processor) for image in images],
         [labels.numpy() for labels in references],
         [run.predict(model, image).cpu().numpy() for image in images],
         run.dataset.id2label,
@@ -666,8 +714,16 @@ def draw_predictions(
     )
 
 
-def draw_example(run: Run, path: Path) -> None:
-    """Save the first validation picture, to try the model on."""
+def example_name(dataset: SegmentationDataset) -> str:
+    """Return the name of the file of [`write_example`]."""
+    return "example.png" if dataset.bands is None else "example.tif"
+
+
+def write_example(run: Run, path: Path) -> None:
+    """Save the first validation picture, to try the model on; one of bands as it is."""
+    if run.dataset.bands is not None:
+        path.write_bytes(content_of(run.dataset.splits["validation"][0]["image"]))
+        return
     image, _ = read_validation_example(run.dataset, 0)
     to_pil_image(image).save(path)
 
@@ -683,8 +739,12 @@ def print_summary(run: Run) -> None:
     if missing := describe_missing_labels(figures):
         print(missing)
     print("\nTo use the model:\n")
+    example = run.output_dir / example_name(run.dataset)
+    if run.dataset.bands is not None:
+        picture = example if example.exists() else "picture.tif"
+        print(f'python examples/predict.py "{run.output_dir}" "{picture}" --output_dir predictions')
+        return
     print("import transformers, van_hf")
-    example = run.output_dir / "example.png"
     picture = example if example.exists() else "picture.jpg"
     print(f'transformers.pipeline("image-segmentation", model="{run.output_dir}")("{picture}")')
 

@@ -95,6 +95,8 @@ def load_export(folder: Path) -> tuple[ExportedSegmentationModel, VanImageProces
         raise ValueError(f"{folder} holds no {PROGRAM}: export the model again")
     model, image_processor = load_model(str(folder), "cpu")
     path = folder / "preprocessor_config.json"
+    if image_processor.bands is not None:
+        raise ValueError(f"{path} has bands; the page takes RGB pictures")
     if image_processor.do_resize and image_processor.resample != Resampling.BILINEAR:
         raise ValueError(f"{path}: resample is {image_processor.resample}; the page resizes bilinearly (2) alone")
     size, prepared = model.info.size, image_processor.get_resized_size(480, 640)

@@ -410,3 +410,72 @@ def test_saved_and_loaded_again(tmp_path):
     assert loaded.to_dict() == processor.to_dict()
     image = rgb_array()
     assert torch.equal(loaded(image)["pixel_values"][0], processor(image)["pixel_values"][0])
+
+
+BANDS = {"bands": [4, 3, 2, 8], "image_mean": [100.0, 200.0, 300.0, -5.0], "image_std": [10.0, 20.0, 30.0, 2.0]}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bands_of_any_range_are_normalized_as_they_are(dtype, channels_last):
+    processor = VanImageProcessor(**BANDS)
+    values = np.random.default_rng(0).integers(0, 200, (4, 40, 50)).astype(dtype)
+    array = values.transpose(1, 2, 0) if channels_last else values
+    pixel_values = processor(array, do_resize=False, return_tensors="pt")["pixel_values"][0]
+    mean, std = (np.array(BANDS[name])[:, None, None] for name in ("image_mean", "image_std"))
+    np.testing.assert_allclose(pixel_values, (values.astype(np.float64) - mean) / std, rtol=1e-6, atol=1e-6)
+    assert pixel_values.dtype == torch.float32
+    resized = processor(torch.from_numpy(values), return_tensors="pt")["pixel_values"]
+    assert resized.shape == (1, 4, 512, 640)
+
+
+def test_bands_without_data_are_the_mean():
+    processor = VanImageProcessor(**BANDS, size={"height": 64, "width": 64})
+    values = torch.full((4, 32, 32), 250.0)
+    values[1, :16], values[2, 0, 0] = torch.nan, torch.inf
+    given = values.clone()
+    pixel_values = processor([values, values[:, :20]], return_tensors="pt")["pixel_values"]
+    assert pixel_values.isfinite().all() and (pixel_values[0, 1, :28] == 0).all()
+    torch.testing.assert_close(pixel_values[0, 1, 40:], torch.full((24, 64), 2.5))
+    torch.testing.assert_close(values, given, rtol=0, atol=0, equal_nan=True)
+    alone = processor(values, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixel_values[:1], alone, rtol=0, atol=0)
+
+
+def test_bands_are_saved_with_the_processor(tmp_path):
+    processor = VanImageProcessor(**BANDS, rgb_bands=[8, 4, 3])
+    processor.save_pretrained(tmp_path)
+    loaded = VanImageProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert (loaded.do_rescale, loaded.num_channels, loaded.drawn_bands) == (False, 4, [8, 4, 3])
+    assert VanImageProcessor(**BANDS).drawn_bands == [4, 3, 2]
+    assert VanImageProcessor(bands=[7, 5], image_mean=[0, 0], image_std=[1, 1]).drawn_bands == [7]
+    assert "bands" not in VanImageProcessor().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bands": [4, 4, 2, 8]}, "each once"),
+        ({"bands": [0, 1, 2, 3]}, "from 1"),
+        ({"bands": []}, "must be numbers of bands"),
+        ({"bands": [1, 2, 3]}, "image_mean is .* a value for each of the bands"),
+        ({"image_std": [1, 1, 0, 1]}, "above 0"),
+        ({"image_mean": [1, 1, float("nan"), 1]}, "must be finite"),
+        ({"image_std": 1.0}, "image_std is 1.0"),
+        ({"do_normalize": False}, "do_normalize must be True"),
+        ({"rgb_bands": [4, 3, 1]}, "rgb_bands is .* one or three of the bands"),
+        ({"rgb_bands": [4, 3]}, "one or three"),
+    ],
+)
+def test_bands_that_cannot_be_are_told(changes, message):
+    with pytest.raises(ValueError, match=message):
+        VanImageProcessor(**{**BANDS, **changes})
+
+
+def test_pictures_that_are_no_bands_are_told():
+    processor = VanImageProcessor(**BANDS)
+    with pytest.raises(ValueError, match=r"images\[0\]: found a PIL image; .*bands \[4, 3, 2, 8\].*read_bands"):
+        processor(PIL.Image.new("RGB", (8, 8)))
+    with pytest.raises(ValueError, match=r"3 with 4 channels; found \(3, 8, 9\)"):
+        processor(torch.zeros(3, 8, 9))

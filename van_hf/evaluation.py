@@ -40,6 +40,19 @@ def load_trained(
     return model, image_processor
 
 
+def match_bands(dataset: SegmentationDataset, image_processor: VanImageProcessor, path: str) -> SegmentationDataset:
+    """Return a dataset whose pictures are read as a model takes them, which is called `path`.
+
+    Raises:
+        ValueError: the dataset was loaded with other bands than the model's.
+    """
+    bands = image_processor.bands and tuple(image_processor.bands)
+    if dataset.bands in (None, bands):
+        return dataset if dataset.bands == bands else dataset.with_bands(bands)
+    theirs = f"the bands {list(bands)}: --bands {' '.join(map(str, bands))}" if bands else "8-bit RGB, without --bands"
+    raise ValueError(f"dataset {dataset.name} is read with the bands {list(dataset.bands)}, but {path} takes {theirs}")
+
+
 def check_num_labels(path: str, config: VanConfig, dataset: SegmentationDataset) -> None:
     """Raise a ValueError where a model has another number of labels than a dataset, or the same in another order."""
     if config.num_labels != dataset.num_labels:
@@ -63,6 +76,8 @@ def check_labels(path: str, config: VanConfig, dataset: SegmentationDataset) -> 
 def read_validation_example(dataset: SegmentationDataset, idx: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a validation picture, uint8 (3, height, width), and its labels, uint8 (height, width), 255 ignored.
 
+    Of a dataset with bands the picture is float32 (bands, height, width), NaN where there are no data.
+
     Raises:
         ValueError: the example cannot be read, see [`read_example`]; the message names it.
     """
@@ -73,6 +88,7 @@ def read_validation_example(dataset: SegmentationDataset, idx: int) -> tuple[tor
         do_reduce_labels=dataset.do_reduce_labels,
         name=f"{dataset.name} validation",
         mask_meaning=dataset.mask_meaning,
+        bands=dataset.bands,
     )
 
 
@@ -106,7 +122,7 @@ def evaluate_pictures(
     Args:
         accelerator: Tells the processes apart.
         predict: Returns the label of each pixel, integers (height, width) on the accelerator's device, of a picture,
-            uint8 (3, height, width). Called from several threads.
+            uint8 (3, height, width), or float32 with bands. Called from several threads.
         dataset: Dataset with the split "validation".
         indices: Numbers of the pictures that are dealt out, the same on all processes.
         counted: Confusion matrix of pictures that were evaluated before, for the mean IoU that the bar shows.

@@ -31,7 +31,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.sa
 FIGURES = ("results.json", "train_results.json", "per_class.csv")
 # What train_seg.py and eval_seg.py draw; all but the training curves and the confusion matrix show validation data.
 PICTURES = (
-    *("training_curves.png", "predictions.png", "example.png"),
+    *("training_curves.png", "predictions.png", "example.png", "example.tif"),
     *("confusion_matrix.png", "best_pictures.png", "worst_pictures.png"),
 )
 EXPORT = (MANIFEST, INFO, *CONFIGS, "*.py", *(f"*{suffix}" for suffix in PROGRAM_SUFFIXES))

@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .data.bands import BandStatistics
 from .exports import ExportedSegmentationModel, is_export
 from .model.configuration_van import VanConfig
 from .model.image_processing_van import VanImageProcessor
@@ -234,14 +235,15 @@ def load_model(
         model = ExportedSegmentationModel.from_pretrained(
             repository, subfolder, device=device or "cpu", num_threads=num_threads, trust_pickle=trust_pickle
         )
-        return model, _load_image_processor(name_or_path)
+        return model, load_image_processor(name_or_path)
     model, new = load_weights(name_or_path, load_config(name_or_path))
     if new:
         raise ValueError(
             f"{name_or_path} is no trained segmentation model: it has no weights for {', '.join(new)};"
             " examples/train_seg.py makes one from it"
         )
-    image_processor = _load_image_processor(name_or_path)
+    image_processor = load_image_processor(name_or_path)
+    _check_channels(name_or_path, model.config, image_processor)
     try:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
@@ -249,12 +251,57 @@ def load_model(
     return model.eval(), image_processor
 
 
-def _load_image_processor(name_or_path: str) -> VanImageProcessor:
+def load_image_processor(name_or_path: str) -> VanImageProcessor:
+    """Load the image processor of a model, or of an export.
+
+    Raises:
+        ValueError: its preprocessor_config.json is damaged.
+        OSError: it cannot be found.
+    """
     repository, subfolder = split_subfolder(name_or_path)
     with _named(name_or_path, "preprocessor_config.json"):
         image_processor = VanImageProcessor.from_pretrained(repository, subfolder=subfolder)
-        image_processor(torch.zeros(3, 1, 1))  # parameters that make no sense fail only in use
+        # Parameters that make no sense fail only in use.
+        image_processor(torch.zeros(image_processor.num_channels, 1, 1))
     return image_processor
+
+
+def load_bands(name_or_path: str) -> BandStatistics | None:
+    """Return the bands that a model takes, with the statistics that they are normalized by.
+
+    Args:
+        name_or_path: a folder, or a model of the Hub.
+
+    Returns:
+        None where it takes RGB, as a backbone without an image processor does.
+
+    Raises:
+        ValueError: the image processor tells of bands that cannot be.
+    """
+    repository, subfolder = split_subfolder(name_or_path)
+    try:
+        saved, _ = VanImageProcessor.get_image_processor_dict(repository, subfolder=subfolder)
+    except OSError:
+        return None
+    if saved.get("bands") is None:
+        return None
+    with _named(name_or_path, "preprocessor_config.json"):
+        image_processor = VanImageProcessor.from_dict(saved)
+        units = image_processor.rescale_factor if image_processor.do_rescale else 1
+        mean, std = (
+            tuple(value / units for value in values)
+            for values in (image_processor.image_mean, image_processor.image_std)
+        )
+        return BandStatistics(tuple(image_processor.bands), mean, std)
+
+
+def _check_channels(name_or_path: str, config: VanConfig, image_processor: VanImageProcessor) -> None:
+    if config.num_channels != image_processor.num_channels:
+        found = f"bands {list(image_processor.bands)}" if image_processor.bands else "no bands, which is RGB"
+        raise ValueError(
+            f"{name_or_path}: the model takes {config.num_channels} channel(s), and preprocessor_config.json has"
+            f" {found}; they must be as many"
+        )
 
 
 def split_subfolder(name_or_path: str) -> tuple[str, str]:
@@ -400,7 +447,8 @@ def predict(
     Args:
         model: in evaluation mode.
         image_processor: the model's.
-        image: uint8 (3, height, width).
+        image: uint8 (3, height, width); of an image processor with bands float32 (bands, height, width), NaN where
+            there are no data.
         protocol: how to segment it.
         dtype: what the model computes in, by `torch.autocast` where it is not float32; a model whose weights are of
             half precision, or an export, computes in its own.

@@ -107,6 +107,7 @@ class CardFacts:
             weights and for ADE20K.
         gmacs: multiply-adds in 10^9, and the height and width in pixels of the picture that they are for.
         exports: those that lie in the model's repository.
+        bands: those of files that the image processor takes, if it does.
 
     Raises:
         ValueError: `model_id` is no name of a repository; `released` is unknown or of another architecture; results
@@ -125,6 +126,7 @@ class CardFacts:
     dataset_id: str | None = None
     gmacs: tuple[float, int, int] | None = None
     exports: Sequence[CardExport] = ()
+    bands: Sequence[int] | None = None
 
     def __post_init__(self):
         validate_repo_id(self.model_id)
@@ -419,7 +421,9 @@ def model_card_for_folder(
         if file.is_file():
             contents[argument] = read_json(file)
             check_results(contents[argument], config, card.num_parameters, str(file))
-    return create_model_card(config, model_id=model_id, released=released, **contents, **facts)
+    processor_file = Path(folder) / "preprocessor_config.json"
+    bands = read_json(processor_file).get("bands") if processor_file.is_file() else None
+    return create_model_card(config, model_id=model_id, released=released, bands=bands, **contents, **facts)
 
 
 def _architecture(config: VanConfig, segments: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .data.bands import check_is_rgb, read_bands
 from .exports import ExportedSegmentationModel
 from .inference import PICTURE_FORMATS, Protocol, find_export_problems, load_model
 from .model.configuration_van import VanConfig
@@ -77,10 +78,15 @@ def check_predictor(
 def read_picture(file: Path | BinaryIO, image_processor: VanImageProcessor) -> torch.Tensor:
     """Return a picture upright, transparent ones over white: uint8 (3, height, width).
 
+    For an image processor with bands it is float32 (bands, height, width), see [`read_bands`].
+
     Raises:
         Exception: it is damaged, or of a format that is not in `PICTURE_FORMATS`; Pillow's errors are of many kinds.
     """
+    if image_processor.bands is not None:
+        return read_bands(file if isinstance(file, Path) else file.read(), image_processor.bands)
     with Image.open(file, formats=PICTURE_FORMATS) as image:
+        check_is_rgb(image)
         return image_processor.process_image(image, do_convert_rgb=True)
 
 

@@ -29,8 +29,8 @@ BLENDS = ("smooth", "none")
 # Of the windows that are held at once, their logits and pixels.
 MAX_HELD_BYTES = 3 * 2**27
 
-# Takes rows and columns, slices with start and stop, and returns their pixels, uint8 (3, rows, columns), and which of
-# them belong to the picture, bool (rows, columns).
+# Takes rows and columns, slices with start and stop, and returns their pixels, (channels, rows, columns) as the image
+# processor takes them, and which of them belong to the picture, bool (rows, columns).
 ReadPixels = Callable[[slice, slice], tuple[np.ndarray, np.ndarray]]
 
 

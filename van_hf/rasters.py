@@ -18,6 +18,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
+from .data.bands import BandPicture
 from .visualization import IGNORED_COLOR, drawable
 
 # Of GDAL's cache, whose default is a share of the machine's memory. 512 rows of 100,000 pixels, as they are read anew
@@ -29,7 +30,7 @@ SUFFIXES = (".tif", ".tiff")
 
 
 class Raster:
-    """An open picture of 8 bits a channel: grey or RGB, with or without an alpha channel, a mask or a nodata value.
+    """An open picture: 8-bit grey or RGB, with or without an alpha channel, a mask or a nodata value; or any bands.
 
     Attributes:
         path: its file.
@@ -38,18 +39,25 @@ class Raster:
         state: their names, sizes and times when the picture was opened, without what is not needed for pixels.
     """
 
-    def __init__(self, path: Path, dataset: rasterio.DatasetReader):
+    def __init__(self, path: Path, dataset: rasterio.DatasetReader, bands: Sequence[int] | None = None):
         """
+        Args:
+            path, dataset: the file and what it is open as.
+            bands: the numbers of those to read, from 1; 8-bit RGB or grey by default.
+
         Raises:
-            ValueError: the picture is of another kind; the message says what would help.
+            ValueError: the picture is of another kind, or has no such bands; the message says what would help.
         """
         self.path = path
         self.size = (dataset.height, dataset.width)
         self.files = _files_of(dataset) or [path]
         self.state = self._current_state()
         self._dataset = dataset
-        self._alpha, self._bands = _find_bands(path, dataset)
-        self._all_valid = all(MaskFlags.all_valid in dataset.mask_flag_enums[band - 1] for band in self._bands)
+        _check_blocks(path, dataset)
+        self._picture = None if bands is None else _open_bands(path, dataset, bands)
+        if bands is None:
+            self._alpha, self._bands = _find_bands(path, dataset)
+            self._all_valid = all(MaskFlags.all_valid in dataset.mask_flag_enums[band - 1] for band in self._bands)
 
     def _current_state(self) -> list[tuple[str, int, int]]:
         # QGIS writes statistics and overviews beside a picture that is only looked at.
@@ -64,6 +72,8 @@ class Raster:
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels, uint8 (3, rows, columns), and which of them are no nodata, bool (rows, columns).
 
+        With bands they are float32 (bands, rows, columns), NaN where one has no data; where none has, it is nodata.
+
         Args:
             rows, columns: slices with start and stop, within the picture.
 
@@ -72,6 +82,9 @@ class Raster:
         """
         window = Window.from_slices(rows, columns)
         try:
+            if self._picture is not None:
+                values = self._picture.read(rows, columns)
+                return values, ~np.isnan(values).all(axis=0)
             pixels = self._dataset.read(self._bands, window=window)
             if self._alpha is not None:
                 valid = self._dataset.read(self._alpha, window=window) > 0
@@ -79,7 +92,7 @@ class Raster:
                 valid = np.ones(pixels.shape[1:], bool)
             else:
                 valid = self._dataset.dataset_mask(window=window) > 0
-        except RasterioIOError as error:
+        except (RasterioIOError, OSError) as error:
             place = f"rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop}"
             raise OSError(f"{self.path} cannot be read at {place}: {error.__cause__ or error}") from error
         return np.broadcast_to(pixels, (3, *valid.shape)), valid
@@ -125,8 +138,9 @@ def _find_bands(path: Path, dataset: rasterio.DatasetReader) -> tuple[int | None
     others = sorted(set(dataset.dtypes) - {"uint8"})
     if others:
         raise ValueError(
-            f"{path} has bands of {', '.join(others)}; models take 8 bits a channel, scaled as their training's"
-            f" pictures were, such as: gdal_translate -of VRT -ot Byte -scale 0 65535 0 255 {path} 8bit.vrt"
+            f"{path} has bands of {', '.join(others)}; models that were not trained with --bands take 8 bits a"
+            " channel, scaled as their training's pictures were, such as: gdal_translate -of VRT -ot Byte"
+            f" -scale 0 65535 0 255 {path} 8bit.vrt"
         )
     alpha = [band for band, kind in zip(dataset.indexes, kinds, strict=True) if kind == ColorInterp.alpha]
     bands = [band for band in dataset.indexes if band not in alpha]
@@ -134,7 +148,8 @@ def _find_bands(path: Path, dataset: rasterio.DatasetReader) -> tuple[int | None
         described = ", ".join(kind.name for kind in kinds)
         raise ValueError(
             f"{path} has {dataset.count} bands ({described}); a picture has red, green and blue, or grey, and no more"
-            f" than one alpha band. Choose three: gdal_translate -of VRT -b 1 -b 2 -b 3 {path} rgb.vrt"
+            f" than one alpha band, for a model that is not trained with --bands. Choose three: gdal_translate -of VRT"
+            f" -b 1 -b 2 -b 3 {path} rgb.vrt"
         )
     named = {kind: band for band, kind in zip(dataset.indexes, kinds, strict=True)}
     colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -146,19 +161,35 @@ def _find_bands(path: Path, dataset: rasterio.DatasetReader) -> tuple[int | None
             f"{path} has {few[0]} bit(s) a channel; models take 8, scaled such as: gdal_translate -of VRT -ot Byte"
             f" -scale 0 {2 ** few[0] - 1} 0 255 {path} 8bit.vrt"
         )
-    widest = max(math.prod(shape) for shape in dataset.block_shapes) * dataset.count
-    if widest > MAX_BLOCK_BYTES:
+    return (alpha[0] if alpha else None), bands
+
+
+def _open_bands(path: Path, dataset: rasterio.DatasetReader, bands: Sequence[int]) -> BandPicture:
+    try:
+        return BandPicture(dataset, bands)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; the model takes the bands {list(bands)}") from error
+
+
+def _check_blocks(path: Path, dataset: rasterio.DatasetReader) -> None:
+    """Raise a ValueError where parts of a picture can only be read with all of it."""
+    widest = max((math.prod(shape) for shape in dataset.block_shapes), default=0)
+    bytes_of_all = sum(np.dtype(kind).itemsize for kind in dataset.dtypes)
+    if widest * bytes_of_all > MAX_BLOCK_BYTES:
         height, width = dataset.block_shapes[0]
         raise ValueError(
             f"{path} is stored in blocks of {height} x {width} pixels, which can only be read whole; write it anew in"
             f" tiles: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE -co BIGTIFF=IF_SAFER {path} tiled.tif"
         )
-    return (alpha[0] if alpha else None), bands
 
 
 @contextmanager
-def open_raster(path: Path) -> Iterator[Raster]:
+def open_raster(path: Path, bands: Sequence[int] | None = None) -> Iterator[Raster]:
     """Open a picture, in any format that GDAL reads, until the block ends; GDAL's cache is bounded in it.
+
+    Args:
+        path: its file.
+        bands: see [`Raster`].
 
     Raises:
         ValueError: it is no picture, or one of another kind than [`Raster`].
@@ -173,7 +204,7 @@ def open_raster(path: Path) -> Iterator[Raster]:
         except RasterioIOError as error:
             raise ValueError(f"{path} is no picture that can be read: {error}") from error
         with dataset:
-            yield Raster(path, dataset)
+            yield Raster(path, dataset, bands)
 
 
 def write_labels(

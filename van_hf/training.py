@@ -2,11 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How VAN segmentation models are trained: recipes, optimizer, schedule, weight average, steps, checkpoints."""
 
+import copy
 import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import glob
@@ -28,6 +29,7 @@ from transformers import PreTrainedModel
 from .evaluation import fail_together
 from .files import write_json
 from .machine import EndSignals
+from .model.image_processing_van import VanImageProcessor
 from .model.modeling_van import VanEncoder
 
 
@@ -151,7 +153,7 @@ RECIPES = {
 }
 
 # Of the generated data sets, where no other recipe is asked for.
-DEFAULT_RECIPES = {"scenes": "scenes", "cracks": "closeups", "leaves": "closeups"}
+DEFAULT_RECIPES = {"scenes": "scenes", "cracks": "closeups", "leaves": "closeups", "fields": "scenes"}
 
 
 def enable_gradient_checkpointing(model: PreTrainedModel, **arguments) -> None:
@@ -179,6 +181,55 @@ def compile_for_training(model: nn.Module) -> Callable:
     return torch.compile(model, dynamic=False, options={"fallback_random": True})
 
 
+def channel_sources(
+    image_processor: VanImageProcessor, old_bands: Sequence[int] | None, num_channels: int
+) -> list[int | None]:
+    """Return which channel of a trained model each channel of a new one is most like; None for none of them.
+
+    Args:
+        image_processor: of the new one; the bands that it draws as red, green and blue are taken for these.
+        old_bands: what the trained model takes, by the numbers of bands; None where it takes RGB.
+        num_channels: of the trained model.
+    """
+    if image_processor.bands is None:
+        return list(range(3)) if num_channels == 3 and old_bands is None else [None] * 3
+    if old_bands is None:
+        drawn = image_processor.drawn_bands
+        old_bands = drawn if num_channels == len(drawn) == 3 else ()
+    return [list(old_bands).index(band) if band in old_bands else None for band in image_processor.bands]
+
+
+def adapt_stem(model: PreTrainedModel, sources: Sequence[int | None]) -> None:
+    """Have a trained model take other channels, in place.
+
+    Each of them gets the filters of one of the channels that the model has, or the mean over all of them, multiplied
+    by the old number of channels over the new one: where channels are alike, the sums stay as they were.
+
+    Args:
+        model: VAN of any kind.
+        sources: for each new channel the number of the old one, or None for the mean.
+    """
+    embeddings = _stages(model)[0].embeddings
+    old = embeddings.convolution
+    if list(sources) == list(range(old.in_channels)):
+        return
+    weight = old.weight.detach()
+    mean = weight.mean(dim=1)
+    filters = torch.stack([mean if source is None else weight[:, source] for source in sources], dim=1)
+    new = copy.deepcopy(old)
+    new.in_channels = len(sources)
+    new.weight = nn.Parameter(filters * (old.in_channels / len(sources)))
+    embeddings.convolution = new
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config.num_channels = len(sources)
+
+
+def _stages(model: PreTrainedModel) -> nn.ModuleList:
+    (stages,) = [module.stages for module in model.modules() if isinstance(module, VanEncoder)]
+    return stages
+
+
 def freeze_stages(model: PreTrainedModel, num_stages: int) -> None:
     """Keep the backbone's first stages as they are: without gradients, and in evaluation mode whatever comes.
 
@@ -192,7 +243,7 @@ def freeze_stages(model: PreTrainedModel, num_stages: int) -> None:
     Raises:
         ValueError: The backbone has fewer stages, or there would be nothing left to train.
     """
-    (stages,) = [module.stages for module in model.modules() if isinstance(module, VanEncoder)]
+    stages = _stages(model)
     if not 0 <= num_stages <= len(stages):
         raise ValueError(f"num_stages must lie in 0..{len(stages)}, the backbone's stages, got {num_stages}")
     frozen = {id(parameter) for stage in stages[:num_stages] for parameter in stage.parameters()}

@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.v2.functional import to_pil_image
 
 from .model.configuration_van import VanConfig
+from .model.image_processing_van import VanImageProcessor
 
 # Paler than any class in ADE20K's palette, which has its greys for roads and walls.
 IGNORED_COLOR = (255, 255, 255)
@@ -55,6 +58,30 @@ def drawable(name: object) -> str:
     text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return text if len(text) <= MAX_NAME_LENGTH else text[: MAX_NAME_LENGTH - 1] + "…"
+
+
+def as_picture(pixels: torch.Tensor, image_processor: VanImageProcessor) -> Image.Image:
+    """Return a picture to look at of what an image processor takes.
+
+    Args:
+        pixels: uint8 (3, height, width), RGB; for an image processor with bands float32 (bands, height, width).
+        image_processor: says which bands to draw; each goes from two standard deviations below its mean, black, to
+            two above it. What has no data is black.
+
+    Returns:
+        An RGB picture.
+    """
+    if image_processor.bands is None:
+        return to_pil_image(pixels)
+    places = [list(image_processor.bands).index(band) for band in image_processor.drawn_bands]
+    mean, std = (
+        torch.tensor([values[place] for place in places])[:, None, None]
+        for values in (image_processor.image_mean, image_processor.image_std)
+    )
+    if image_processor.do_rescale:
+        mean, std = mean / image_processor.rescale_factor, std / image_processor.rescale_factor
+    shades = ((pixels[places] - mean) / std / 4 + 0.5).clamp(0, 1).nan_to_num() * 255
+    return to_pil_image(shades.round().to(torch.uint8).expand(3, -1, -1))
 
 
 def colorize(segmentation: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:

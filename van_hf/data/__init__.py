@@ -3,6 +3,7 @@
 """Datasets for semantic segmentation, through `datasets`, and the training augmentation."""
 
 from .augmentation import TrainAugmentation
+from .bands import BandStatistics, measure_bands, read_band_statistics, read_bands
 from .class_weights import balanced_class_weights, read_class_weights, resolve_class_weights
 from .label_check import check_train_labels, check_validation_labels, describe_labels
 from .label_counts import LabelCounts, count_labels
@@ -15,6 +16,7 @@ from .samples import TrainSamples, read_example
 __all__ = [
     "GENERATED_DATASETS",
     "LABEL_TABLES",
+    "BandStatistics",
     "LabelCounts",
     "MaskMeaning",
     "RareClassSampling",
@@ -27,6 +29,9 @@ __all__ = [
     "count_labels",
     "describe_labels",
     "load_segmentation_dataset",
+    "measure_bands",
+    "read_band_statistics",
+    "read_bands",
     "read_class_weights",
     "read_example",
     "resolve_class_weights",

@@ -57,7 +57,8 @@ def resized_crop(
     window is computed.
 
     Args:
-        image: uint8 (channels, height, width), the whole picture or, with `source_size`, its part in `source_box`.
+        image: uint8 or float32 (channels, height, width), the whole picture or, with `source_size`, its part in
+            `source_box`.
         size: (height, width) of the whole resized image.
         window: (top, left, height, width) in the resized image, inside it.
         source_size: (height, width) of the whole picture, before any reduction.
@@ -65,7 +66,7 @@ def resized_crop(
             `reduction` x `reduction` of the original's, and the last row and column for what is left over.
 
     Returns:
-        float32 (channels, window height, window width), 0..255, not rounded.
+        float32 (channels, window height, window width), in the picture's range, not rounded; NaN next to NaN.
     """
     top, left, height, width = window
     if source_size is None:
@@ -232,12 +233,17 @@ class TrainAugmentation:
         """Augment one picture; all randomness comes from `generator`.
 
         Args:
-            image: uint8 (3, height, width), RGB.
+            image: uint8 (3, height, width), RGB; or float32 (bands, height, width) of any range, NaN where there are
+                no data, whose colours cannot be distorted.
             labels: uint8 (height, width), already reduced, 255 where ignored.
 
         Returns:
             uint8 (3, crop_size, crop_size), padded right and bottom with ImageNet's mean colour (124, 116, 104), and
-            uint8 (crop_size, crop_size), padded with 255.
+            uint8 (crop_size, crop_size), padded with 255. Of bands, float32 (bands, crop_size, crop_size), padded with
+            NaN; labels are 255, too, where no band has data.
+
+        Raises:
+            ValueError: colours were to be distorted of what is no 8-bit RGB.
         """
         return self.apply(self.draw(labels, generator), image)
 
@@ -277,18 +283,23 @@ class TrainAugmentation:
 
         Args:
             drawn: what `draw` returned for the picture's labels.
-            image, source_size, reduction: the picture or a part of it, RGB, see `resized_crop`.
+            image, source_size, reduction: the picture or a part of it, RGB or bands, see `resized_crop`.
 
         Returns:
             As `__call__` does.
         """
+        has_bands = image.is_floating_point()
+        if has_bands and drawn.distortion is not None:
+            raise ValueError("photometric_distortion is for 8-bit RGB; of bands in other units it makes no sense")
         image, labels = resized_crop(image, drawn.size, drawn.window, source_size, reduction), drawn.labels
         if drawn.flip:
             image, labels = F.horizontal_flip(image), F.horizontal_flip(labels)
+        if has_bands:
+            return self._pad(image, ignore_missing(labels, image), torch.nan)
         if drawn.distortion is not None:
             image = distort(image, **drawn.distortion)
         image = image.round_().to(torch.uint8)
-        return self._pad(image, labels)
+        return self._pad(image, labels, list(PADDING_COLOR))
 
     def _choose_crop(
         self,
@@ -336,11 +347,18 @@ class TrainAugmentation:
         largest, total = int(counts.max()), int(counts.sum())
         return 0 < largest < total and largest < self.cat_max_ratio * total
 
-    def _pad(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pad(
+        self, image: torch.Tensor, labels: torch.Tensor, fill: float | list[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = labels.shape
         padding = [0, 0, self.crop_size - width, self.crop_size - height]
         labels = F.pad(labels[None], padding, fill=IGNORE_INDEX)[0]
-        return F.pad(image, padding, fill=list(PADDING_COLOR)), labels
+        return F.pad(image, padding, fill=fill), labels
+
+
+def ignore_missing(labels: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Return labels, uint8 (height, width), 255 too where a picture, float32 (bands, height, width), has NaN alone."""
+    return labels.masked_fill(image.isnan().all(dim=0), IGNORE_INDEX)
 
 
 def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:

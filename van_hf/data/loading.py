@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from . import ade20k, cracks, leaves, scenes
+from ..model.image_processing_van import check_bands
+from . import ade20k, cracks, fields, leaves, scenes
+from .bands import import_rasterio
 from .coco import load_coco
 from .folders import FileProblem, mask_folders, pair_folders
 from .label_names import read_id2label, unique_names
@@ -40,7 +42,7 @@ TRAIN_SPLITS = ("train", "training")
 VALIDATION_SPLITS = ("validation", "val", "valid", "dev")
 LABEL_NAMES_FILE = "id2label.json"
 # Painted on this machine, for trying things out with no download.
-GENERATED_DATASETS = {"scenes": scenes, "cracks": cracks, "leaves": leaves}
+GENERATED_DATASETS = {"scenes": scenes, "cracks": cracks, "leaves": leaves, "fields": fields}
 # Labels are kept as uint8, in which 255 is the ignored one.
 MAX_LABELS = 255
 
@@ -57,6 +59,8 @@ class SegmentationDataset:
         do_reduce_labels: whether 0 in the annotations means "other", so that raw label k is label k - 1.
         palette: [red, green, blue] in 0..255 for each label, or None.
         mask_meaning: how the annotations' pixels become labels; None where they are the labels.
+        bands: the numbers of the bands that pictures are read with, from 1, in the order of the model's channels;
+            the column `image` is then not decoded. None where pictures are 8-bit RGB.
     """
 
     name: str
@@ -65,6 +69,18 @@ class SegmentationDataset:
     do_reduce_labels: bool
     palette: list[list[int]] | None
     mask_meaning: MaskMeaning | None = None
+    bands: tuple[int, ...] | None = None
+
+    def with_bands(self, bands: Sequence[int]) -> SegmentationDataset:
+        """Return the same dataset, read with these bands.
+
+        Raises:
+            ValueError: they are no numbers of bands, or rasterio, which reads them, is not installed.
+        """
+        check_bands(list(bands))
+        import_rasterio()
+        splits = self.splits.cast_column("image", datasets.Image(decode=False))
+        return replace(self, splits=splits, bands=tuple(bands))
 
     @property
     def num_labels(self) -> int:
@@ -76,13 +92,14 @@ class _Source:
     """What a place holds, before splits, columns and labels are settled.
 
     `class_names`, where the place tells them, and `zero_is_other` are facts, unless `guessed_from` says from what they
-    were guessed.
+    were guessed. `bands` are those of pictures that cannot be read as RGB.
     """
 
     splits: datasets.DatasetDict
     class_names: tuple[str, ...] | None = None
     zero_is_other: bool = False
     guessed_from: str | None = None
+    bands: tuple[int, ...] | None = None
 
 
 def load_segmentation_dataset(
@@ -102,6 +119,7 @@ def load_segmentation_dataset(
     mask_palettes: bool = False,
     mask_tolerance: int = 0,
     ignore_unlisted: bool = False,
+    bands: Sequence[int] | None = None,
     problems: list[FileProblem] | None = None,
 ) -> SegmentationDataset:
     """Load a dataset of pictures and masks. Nothing is decoded before it is asked for.
@@ -112,7 +130,7 @@ def load_segmentation_dataset(
     Args:
         name_or_path: one of
 
-            - "scenes", "cracks" or "leaves": generated on this machine, see the modules of these names;
+            - "scenes", "cracks", "leaves" or "fields": generated on this machine, see the modules of these names;
             - "ade20k": the Hub's parquet copy of ADE20K's scene parsing benchmark;
             - a folder with `images/{training,validation}` and the masks, of the same names up to the suffix, in
               `annotations/{training,validation}`: the unpacked ADEChallengeData2016, or any other laid out like it
@@ -147,6 +165,9 @@ def load_segmentation_dataset(
         mask_palettes: whether masks with a palette go by its colours; otherwise the indices into it are the values.
         mask_tolerance: how far a value, or each channel of a colour, may be from what is listed, 0 to 127.
         ignore_unlisted: ignore values and colours that are not listed; by default they are an error when they are met.
+        bands: the numbers of the bands to read of TIFF files, from 1 as GDAL counts them, in the order in which a
+            model is to take them: any number, of any integers or floats, as they are. By default pictures are read
+            as 8-bit RGB, but "fields" with all of its four bands. The extra `raster` has what reads them.
         problems: where files without a counterpart, and COCO's annotations that cannot be used, are added to, to be
             left out, and a split that is missing, to be empty; by default they are an error.
 
@@ -185,7 +206,9 @@ def load_segmentation_dataset(
     splits = splits.select_columns(
         [c for c in ("image", "annotation", "scene_category") if c in splits["train"].features]
     )
-    return SegmentationDataset(name, splits, names, do_reduce_labels, palette, meaning)
+    dataset = SegmentationDataset(name, splits, names, do_reduce_labels, palette, meaning)
+    bands = source.bands if bands is None else bands
+    return dataset if bands is None else dataset.with_bands(bands)
 
 
 def load_splits(
@@ -237,7 +260,7 @@ def _open(
         if Path(name).is_dir():
             logger.warning("dataset %r is the generated one; the folder of this name is ./%s.", name, name)
         module = GENERATED_DATASETS[name]
-        return _Source(module.load(), module.CLASS_NAMES, module.ZERO_IS_OTHER)
+        return _Source(module.load(), module.CLASS_NAMES, module.ZERO_IS_OTHER, bands=default_bands(name))
     if name == "ade20k":
         splits = _load(
             ade20k.HUB_REPOSITORY, data_files=ade20k.HUB_DATA_FILES, revision=revision or ade20k.HUB_REVISION
@@ -274,6 +297,12 @@ def _open_coco(
     files = [annotations] if isinstance(annotations, (str, Path)) else annotations
     splits, names = load_coco(Path(name).expanduser(), [Path(file).expanduser() for file in files], problems)
     return _Source(splits, tuple(unique_names(dict(enumerate(names[do_reduce_labels:]))).values()), do_reduce_labels)
+
+
+def default_bands(name_or_path: str) -> tuple[int, ...] | None:
+    """Return the bands that a dataset is read with where none are asked for; None for RGB."""
+    names = getattr(GENERATED_DATASETS.get(name_or_path), "BANDS", None)
+    return names and tuple(range(1, len(names) + 1))
 
 
 _WHAT_WOULD_DO = (

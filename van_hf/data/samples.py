@@ -17,7 +17,8 @@ from datasets.utils.file_utils import xopen
 from PIL import Image
 
 from ..model.image_processing_van import VanImageProcessor, orientation_of, reduce_labels, upright, upright_size
-from .augmentation import DrawnAugmentation, TrainAugmentation, source_box
+from .augmentation import DrawnAugmentation, TrainAugmentation, ignore_missing, source_box
+from .bands import check_is_rgb, hint_at_bands, open_bands, read_bands
 from .coco import content_of_annotation
 from .masks import MaskMeaning, check_labels, check_picture, raw_labels
 from .rare_classes import RareClassSampling
@@ -34,20 +35,24 @@ def read_example(
     do_reduce_labels: bool,
     name: str,
     mask_meaning: MaskMeaning | None = None,
+    bands: tuple[int, ...] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the picture and the labels of an example as tensors.
 
     Args:
         split: has the columns `image` and `annotation`, both decoded to PIL images. Each is turned as its EXIF
-            orientation says, and the picture is read as `VanImageProcessor` reads it.
+            orientation says, and the picture is read as `VanImageProcessor` reads it. With `bands`, pictures are
+            undecoded, see [`SegmentationDataset`].
         idx: the number of the example in the split.
         num_labels: labels must be below it, or 255.
         do_reduce_labels: whether 0 in the annotation means "other", see `reduce_labels`.
         name: what the split is called in errors, such as "scenes train".
         mask_meaning: how the annotation's pixels become labels; by default they are the labels.
+        bands: which bands the picture has, by their numbers in the file; by default it is 8-bit RGB.
 
     Returns:
-        uint8 (3, height, width) in RGB and uint8 (height, width), 255 where ignored.
+        uint8 (3, height, width) in RGB and uint8 (height, width), 255 where ignored. With `bands`, float32 (bands,
+        height, width) as [`read_bands`] returns it, and 255 also where no band has data.
 
     Raises:
         ValueError: a file is missing or damaged, picture and annotation differ in size, the annotation has several
@@ -56,9 +61,10 @@ def read_example(
     with named_errors(split, idx, name):
         example = split[idx]
         labels = _read_labels(example["annotation"], num_labels, do_reduce_labels, mask_meaning)
-        image = read_pixels(example["image"])
+        image = read_pixels(example["image"]) if bands is None else read_bands(example["image"], bands)
         _check_size(image.shape[1:], labels.shape)
-    return image, reduce_labels(labels) if do_reduce_labels else labels
+    labels = reduce_labels(labels) if do_reduce_labels else labels
+    return image, labels if bands is None else ignore_missing(labels, image)
 
 
 @contextmanager
@@ -84,7 +90,8 @@ def named_errors(split: datasets.Dataset, idx: int, name: str) -> Iterator[None]
             problem = " cannot be read:"
         names = ", ".join(file["path"] for file in files if file["path"] is not None)
         listed = f" ({names})" if names else ""
-        raise ValueError(f"{name}[{idx}]{listed}{problem} {error or type(error).__name__}") from error
+        hint = "" if isinstance(error, ValueError) else "".join({hint_at_bands(file["path"]) for file in files})
+        raise ValueError(f"{name}[{idx}]{listed}{problem} {error or type(error).__name__}{hint}") from error
 
 
 def digests_of_files(split: datasets.Dataset, name: str) -> list[str]:
@@ -159,6 +166,7 @@ def _read_labels(
 def read_pixels(image: Image.Image) -> torch.Tensor:
     """Return a picture, or a part of one, as uint8 (3, height, width) in RGB."""
     check_picture(image, "picture")
+    check_is_rgb(image)
     return _PROCESSOR.process_image(image, do_convert_rgb=True)
 
 
@@ -192,6 +200,7 @@ class TrainSamples(torch.utils.data.Dataset):
             or transform of its own decodes its pictures itself, and they stay as they are.
         mask_meaning: see `read_example`.
         rare_class_sampling: draws the picture of each sample, and the label that its crop shows.
+        bands: see `read_example`.
     """
 
     def __init__(
@@ -207,9 +216,11 @@ class TrainSamples(torch.utils.data.Dataset):
         jpeg_draft: bool = False,
         mask_meaning: MaskMeaning | None = None,
         rare_class_sampling: RareClassSampling | None = None,
+        bands: tuple[int, ...] | None = None,
     ):
         if len(split) == 0:
             raise ValueError(f"{name} holds no pictures to train on.")
+        self.bands = bands
         self.jpeg_draft = jpeg_draft and split.features["image"] == datasets.Image() and split.format["type"] is None
         self.split = split.cast_column("image", datasets.Image(decode=False)) if self.jpeg_draft else split
         self.augmentation = augmentation
@@ -226,6 +237,8 @@ class TrainSamples(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Return `pixel_values` uint8 (3, crop, crop) and `labels` int64 (crop, crop), 255 where ignored.
+
+        With `bands`, `pixel_values` are float32 (bands, crop, crop), NaN where there are no data.
 
         Raises:
             ValueError: the example cannot be read, see `read_example`.
@@ -255,9 +268,15 @@ class TrainSamples(torch.utils.data.Dataset):
         self, image: Image.Image | dict, source_size: tuple[int, int], drawn: DrawnAugmentation
     ) -> tuple[torch.Tensor, int]:
         """The part of a picture that a sample needs, see `resized_crop`, and how far the picture was reduced."""
+        if self.bands is not None:
+            with open_bands(image, self.bands) as picture:
+                _check_size(picture.size, source_size)
+                left, top, right, bottom = source_box(source_size, drawn.size, drawn.window)
+                return torch.from_numpy(picture.read(slice(top, bottom), slice(left, right))), 1
         if isinstance(image, dict):
             image = _open_undecoded(image)
         check_picture(image, "picture")
+        check_is_rgb(image)
         # Closes the file, if it is one.
         with image:
             _check_size(upright_size(image), source_size)

@@ -57,6 +57,21 @@ def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
     return torch.where((labels == 0) | (labels == IGNORE_INDEX), IGNORE_INDEX, labels - 1)
 
 
+def check_bands(bands: Sequence[int]) -> None:
+    """Raise a ValueError where these are no numbers of bands: whole, from 1, and no two alike."""
+    are_numbers = isinstance(bands, (list, tuple)) and all(type(band) is int and band >= 1 for band in bands)
+    if not are_numbers or not bands or len(set(bands)) < len(bands):
+        raise ValueError(f"bands must be numbers of bands, from 1 and each once, such as [4, 3, 2, 8]; got {bands}")
+
+
+def drawn_bands(bands: Sequence[int], rgb_bands: Sequence[int] | None) -> list[int]:
+    """Return the bands to draw as red, green and blue, or the one as grey: `rgb_bands`, or the first three of `bands`.
+
+    Of fewer than three bands the first one is drawn.
+    """
+    return list(rgb_bands or bands[: 3 if len(bands) >= 3 else 1])
+
+
 def orientation_of(image: PIL.Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) to 8; those above 4 exchange height and width."""
     orientation = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
@@ -107,10 +122,17 @@ class VanImageProcessorKwargs(ImagesKwargs, total=False):
         After the keep-ratio resize, a second one brings each side up to the next multiple of this.
     do_reduce_labels (`bool`, *optional*, defaults to `self.do_reduce_labels`):
         Whether the segmentation maps' 0 means "other": 0 becomes 255 (ignored) and k becomes k - 1.
+    bands (`list[int]`, *optional*):
+        The numbers that the model's channels have as bands in files, from 1, for pictures of more than three
+        channels or 8 bits. For the processor as a whole, not for one call.
+    rgb_bands (`list[int]`, *optional*):
+        The bands, one or three, that are drawn where a picture of bands is to be looked at.
     """
 
     size_divisor: int | None
     do_reduce_labels: bool | None
+    bands: list[int] | None
+    rgb_bands: list[int] | None
 
 
 class VanImageProcessor(TorchvisionBackend):
@@ -132,6 +154,16 @@ class VanImageProcessor(TorchvisionBackend):
             (the mean colour), and their labels with 255.
         do_convert_rgb: bring every mode to RGB; transparent pictures are laid over white.
         do_reduce_labels: see `reduce_labels`; concerns segmentation maps only.
+        bands: the numbers that the model's channels have as bands in files, from 1. Pictures are then arrays or
+            tensors of as many channels, in this order, of values of any range, which `image_mean` and `image_std`
+            are of. They stay as they are (`do_rescale` is False by default), and NaN, for pixels without data,
+            becomes 0 after normalization, which is the mean.
+        rgb_bands: those of `bands`, one or three, that are drawn as grey, or as red, green and blue, where a picture
+            is to be looked at; by default the first three, or the first one of fewer.
+
+    Raises:
+        ValueError: `bands` or `rgb_bands` are no numbers of bands, or there is no mean and positive standard deviation
+            for each of `bands`.
     """
 
     valid_kwargs = VanImageProcessorKwargs
@@ -149,9 +181,41 @@ class VanImageProcessor(TorchvisionBackend):
     do_pad = True
     do_convert_rgb = True
     do_reduce_labels = False
+    bands = None
+    rgb_bands = None
 
     def __init__(self, **kwargs: Unpack[VanImageProcessorKwargs]):
+        if kwargs.get("bands") is not None:
+            kwargs.setdefault("do_rescale", False)
         super().__init__(**kwargs)
+        if self.bands is not None:
+            self._check_bands()
+
+    def _check_bands(self):
+        check_bands(self.bands)
+        if not self.do_normalize:
+            raise ValueError("do_normalize must be True with bands, whose values may be of any range")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if not isinstance(values, (list, tuple)) or len(values) != len(self.bands):
+                raise ValueError(f"{name} is {values}; it must have a value for each of the bands {list(self.bands)}")
+        if not all(map(math.isfinite, self.image_mean)) or not all(0 < std < math.inf for std in self.image_std):
+            raise ValueError(
+                f"image_mean {self.image_mean} must be finite, and image_std {self.image_std} above 0 and finite"
+            )
+        drawn = self.drawn_bands
+        if len(drawn) not in (1, 3) or not set(drawn) <= set(self.bands):
+            raise ValueError(f"rgb_bands is {drawn}; it must be one or three of the bands {list(self.bands)}")
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the pictures that the model takes."""
+        return 3 if self.bands is None else len(self.bands)
+
+    @property
+    def drawn_bands(self) -> list[int]:
+        """The bands to draw, see [`drawn_bands`]."""
+        return drawn_bands(self.bands, self.rgb_bands)
 
     def get_resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size `(height, width)` at which a picture of `height` x `width` pixels is processed, unpadded."""
@@ -168,7 +232,8 @@ class VanImageProcessor(TorchvisionBackend):
                 channels, a list of these, or an array or tensor with a batch dimension in front. Where both ends could
                 be channels, as of `(4, 640, 3)`, arrays have them last and tensors first; `input_data_format`
                 ("channels_first" or "channels_last") says otherwise. Integers are 0..255, 16-bit pictures (`uint16`,
-                mode `I;16`) are scaled down to 8 bits, floats are 0..1.
+                mode `I;16`) are scaled down to 8 bits, floats are 0..1. With `bands`, arrays or tensors of as many
+                channels, of integers or floats of any range, NaN where there is no data.
             segmentation_maps: one map of ids per picture, with the upright picture's size: PIL images of one channel
                 (palette indices are the ids; a map with an EXIF tag of its own is turned upright), paths, or integer
                 arrays or tensors `(height, width)`; a list of these, or an array or tensor with a batch dimension.
@@ -186,24 +251,37 @@ class VanImageProcessor(TorchvisionBackend):
     def process_image(
         self, image, do_convert_rgb=None, input_data_format=None, device=None, do_rescale=None, **kwargs
     ) -> torch.Tensor:
-        """Return a picture as uint8 (channels, height, width), or as float32 where it is floats not to be rescaled."""
+        """Return a picture as uint8 (channels, height, width), or as float32 where it is floats not to be rescaled.
+
+        With `bands` it is float32 (bands, height, width), with NaN for all that is not finite.
+        """
         if isinstance(image, PIL.Image.Image):
+            if self.bands is not None:
+                raise ValueError(
+                    f"found a PIL image; this processor takes arrays of the bands {list(self.bands)}, such as"
+                    " van_hf.data.read_bands returns of a TIFF file"
+                )
             image, input_data_format = _pil_to_array(image, do_convert_rgb), ChannelDimension.LAST
         pixels = _to_tensor(image)
+        channels = CHANNELS if self.bands is None else (len(self.bands),)
         if pixels.ndim == 2:
             pixels, input_data_format = pixels[None], ChannelDimension.FIRST
         if input_data_format is None:
-            axis = _channel_axis(image, pixels.shape, CHANNELS)
+            axis = _channel_axis(image, pixels.shape, channels)
         else:
             axis = 0 if ChannelDimension(input_data_format) == ChannelDimension.FIRST else -1
-        if pixels.ndim != 3 or axis is None or pixels.shape[axis] not in CHANNELS:
+        if pixels.ndim != 3 or axis is None or pixels.shape[axis] not in channels:
             layout = f" as {ChannelDimension(input_data_format).value}" if input_data_format else ""
+            wanted = "1, 3 or 4" if self.bands is None else f"{len(self.bands)}"
             raise ValueError(
-                f"a picture has 2 dimensions, or 3 with 1, 3 or 4 channels; found {tuple(pixels.shape)}{layout}"
+                f"a picture has 2 dimensions, or 3 with {wanted} channels; found {tuple(pixels.shape)}{layout}"
             )
         if pixels.numel() == 0:
             raise ValueError(f"a picture of shape {tuple(pixels.shape)} has no area")
         pixels = pixels.movedim(axis, 0)
+        if self.bands is not None:
+            pixels = pixels.to(device, torch.float32)
+            return torch.where(pixels.isfinite(), pixels, torch.nan)
 
         pixels = _to_8_bits(pixels, do_rescale)
         if do_convert_rgb and len(pixels) == 4:
@@ -214,6 +292,14 @@ class VanImageProcessor(TorchvisionBackend):
         if do_convert_rgb and len(pixels) == 1:
             pixels = pixels.expand(3, -1, -1)
         return pixels if device is None else pixels.to(device)
+
+    def rescale_and_normalize(
+        self, images: torch.Tensor, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+    ) -> torch.Tensor:
+        """Rescale and normalize (..., channels, height, width); with `bands`, NaN is 0 once it is normalized."""
+        arguments = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+        images = super().rescale_and_normalize(images, *arguments)
+        return images.nan_to_num() if self.bands is not None and do_normalize else images
 
     def resize(self, image: torch.Tensor, size: SizeDict, resample=None, size_divisor: int = 1, **kwargs):
         """Resize (..., channels, height, width) through `resize_steps`; every step ends in the picture's own dtype."""
@@ -531,4 +617,4 @@ def _to_sizes(sizes, name: str, batch_size: int) -> list[tuple[int, int]] | None
     return sizes
 
 
-__all__ = ["VanImageProcessor", "reduce_labels"]
+__all__ = ["VanImageProcessor", "check_bands", "drawn_bands", "reduce_labels"]
