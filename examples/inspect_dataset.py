@@ -84,7 +84,8 @@ def load(args: argparse.Namespace) -> tuple[SegmentationDataset | datasets.Datas
             revision=args.dataset_revision,
             problems=problems,
         )
-        return splits, Inspection(args.dataset, {}, problems, label_error=str(error))
+        bands = args.bands and tuple(args.bands)
+        return splits, Inspection(args.dataset, {}, problems, label_error=str(error), bands=bands)
     return dataset, Inspection(
         args.dataset,
         {},
@@ -92,6 +93,7 @@ def load(args: argparse.Namespace) -> tuple[SegmentationDataset | datasets.Datas
         dataset.id2label,
         do_reduce_labels=dataset.do_reduce_labels,
         has_meaning=dataset.mask_meaning is not None,
+        bands=dataset.bands,
     )
 
 
@@ -190,9 +192,9 @@ def inspect(args: argparse.Namespace) -> list[Finding]:
     with claim_folder(output_dir):
         if isinstance(dataset, SegmentationDataset):
             splits = dataset.splits
-            reading = LabelReading(dataset.num_labels, dataset.do_reduce_labels, dataset.mask_meaning)
+            reading = LabelReading(dataset.num_labels, dataset.do_reduce_labels, dataset.mask_meaning, dataset.bands)
         else:
-            splits, reading = dataset, LabelReading()
+            splits, reading = dataset, LabelReading(bands=inspection.bands)
         inspection = replace(inspection, records=look_at_all(splits, reading, args))
         findings = [
             replace(finding, arguments=finding.arguments.replace("{folder}", shlex.quote(args.output_dir)))

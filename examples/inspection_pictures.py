@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from van_hf.data import SegmentationDataset, TrainAugmentation, TrainSamples, read_example
 from van_hf.data.findings import Inspection, rarest_label
@@ -19,7 +19,7 @@ from van_hf.data.inspection import ExampleRecord
 from van_hf.data.masks import MASK_MODES
 from van_hf.model.image_processing_van import upright
 from van_hf.training import Recipe
-from van_hf.visualization import IGNORED_COLOR, colorize, default_palette, overlay, tile_sheet
+from van_hf.visualization import IGNORED_COLOR, colorize, default_palette, draw_bands, overlay, tile_sheet
 
 NUM_EXAMPLES = {"train": 8, "validation": 4}
 NUM_CROPS = 8
@@ -125,8 +125,9 @@ def _overlay(
         do_reduce_labels=dataset.do_reduce_labels,
         name=f"{dataset.name} {split}",
         mask_meaning=dataset.mask_meaning,
+        bands=dataset.bands,
     )
-    image, labels = to_pil_image(image), labels.numpy()
+    image, labels = _as_picture(image), labels.numpy()
     if only is None:
         return _small(overlay(image, labels, palette))
     # All else in grey, or a few pixels of a label would be lost among the colours.
@@ -134,6 +135,13 @@ def _overlay(
     found = (labels == only)[..., None]
     shown = np.where(found, np.asarray(image) // 2 + np.array(palette[only], dtype=np.uint8) // 2, grey)
     return _small(Image.fromarray(shown.astype(np.uint8)))
+
+
+def _as_picture(image: torch.Tensor) -> Image.Image:
+    """A picture as it was read; of bands the first three, or the first of fewer."""
+    if image.dtype == torch.uint8:
+        return to_pil_image(image)
+    return draw_bands(image[: 3 if len(image) >= 3 else 1])
 
 
 def _small(image: Image.Image) -> Image.Image:
@@ -149,7 +157,7 @@ def _crops(
         crop_size=recipe.crop_size,
         scale=recipe.image_scale,
         ratio_range=recipe.ratio_range,
-        photometric_distortion=recipe.photometric_distortion,
+        photometric_distortion=recipe.photometric_distortion and dataset.bands is None,
     )
     samples = TrainSamples(
         dataset.splits["train"].select([record.idx for record in usable]),
@@ -159,10 +167,11 @@ def _crops(
         seed=0,
         num_samples=NUM_CROPS,
         mask_meaning=dataset.mask_meaning,
+        bands=dataset.bands,
     )
     tiles = []
     for idx in range(NUM_CROPS):
-        image, labels = samples[idx]["pixel_values"], samples[idx]["labels"]
+        image, labels = pil_to_tensor(_as_picture(samples[idx]["pixel_values"])), samples[idx]["labels"]
         pair = torch.cat([image, torch.from_numpy(colorize(labels.numpy(), palette)).permute(2, 0, 1)], dim=2)
         tiles.append((_small(to_pil_image(pair)), f"crop {idx + 1} of {recipe.crop_size}x{recipe.crop_size}"))
     return tiles

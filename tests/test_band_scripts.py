@@ -9,6 +9,7 @@ from pathlib import Path
 
 import band_statistics
 import eval_seg
+import inspect_dataset
 import numpy as np
 import predict
 import predict_raster
@@ -192,6 +193,34 @@ def test_a_model_for_rgb_gets_filters_for_its_bands(farmland, tmp_path, monkeypa
     torch.testing.assert_close(new[name], torch.cat([mean, old[name]], dim=1) * 0.75, rtol=1e-5, atol=1e-6)
     # On RGB the same script takes the weights as they are.
     assert load_bands(str(start)) is None and load_bands(str(folder)).bands == (4, 3, 2, 1)
+
+
+def test_inspection_looks_at_the_bands(farmland, tmp_path, capsys):
+    folder = tmp_path / "farmland"
+    shutil.copytree(farmland, folder)
+    training = folder / "images" / "training"
+    (training / "0.tif").write_bytes((training / "0.tif").read_bytes()[:30_000])
+    with rasterio.open(training / "1.tif") as dataset:
+        profile, values = dataset.profile, dataset.read()
+    with rasterio.open(training / "1.tif", "w", **profile) as dataset:
+        dataset.write(np.zeros_like(values))
+    with rasterio.open(training / "2.tif", "w", **profile | {"dtype": "float32", "predictor": 1}) as dataset:
+        dataset.write(values.astype(np.float32) / 1e4)
+    output = tmp_path / "inspected"
+    arguments = ["--dataset", str(folder), "--output_dir", str(output), "--num_workers", "0"]
+    inspect_dataset.main([*arguments, "--bands", "1", "2", "4"])
+    report = json.loads((output / "report.json").read_text())
+    found = {finding["kind"]: finding for finding in report["findings"]}
+    unreadable = found["unreadable picture"]["files"]
+    assert unreadable[0].startswith(str(training / "0.tif")) and "1.tif: none of the bands" in unreadable[1]
+    assert "4 x uint16 (7), 4 x float32 (1)" in found["different bands"]["text"]
+    assert report["splits"]["train"]["sizes"] == {"128x96": 5}
+    assert {"contact_sheet.jpg", "training_crops.jpg"} <= {path.name for path in output.iterdir()}
+    # Without bands what cannot be read leads to them.
+    inspect_dataset.main([*arguments[:3], str(tmp_path / "rgb"), *arguments[4:]])
+    report = json.loads((tmp_path / "rgb" / "report.json").read_text())
+    found = {finding["kind"]: finding for finding in report["findings"]}
+    assert "--bands" in str(found["unreadable picture"]["files"])
 
 
 def test_card_of_a_model_of_bands_shows_how_it_is_used(trained):

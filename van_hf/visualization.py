@@ -75,12 +75,25 @@ def as_picture(pixels: torch.Tensor, image_processor: VanImageProcessor) -> Imag
         return to_pil_image(pixels)
     places = [list(image_processor.bands).index(band) for band in image_processor.drawn_bands]
     mean, std = (
-        torch.tensor([values[place] for place in places])[:, None, None]
+        torch.tensor([values[place] for place in places])
         for values in (image_processor.image_mean, image_processor.image_std)
     )
     if image_processor.do_rescale:
         mean, std = mean / image_processor.rescale_factor, std / image_processor.rescale_factor
-    shades = ((pixels[places] - mean) / std / 4 + 0.5).clamp(0, 1).nan_to_num() * 255
+    return draw_bands(pixels[places], mean, std)
+
+
+def draw_bands(pixels: torch.Tensor, mean: torch.Tensor | None = None, std: torch.Tensor | None = None) -> Image.Image:
+    """Return one band in grey, or three as red, green and blue, as an RGB picture; see [`as_picture`].
+
+    Args:
+        pixels: float32 (1 or 3, height, width), NaN where there are no data.
+        mean, std: of each band, float32 (1 or 3,); by default those of the picture.
+    """
+    if mean is None or std is None:
+        mean = pixels.nanmean(dim=(1, 2))
+        std = (pixels - mean[:, None, None]).square().nanmean(dim=(1, 2)).sqrt().clamp(min=1e-12)
+    shades = ((pixels - mean[:, None, None]) / std[:, None, None] / 4 + 0.5).clamp(0, 1).nan_to_num() * 255
     return to_pil_image(shades.round().to(torch.uint8).expand(3, -1, -1))
 
 

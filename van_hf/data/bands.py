@@ -81,6 +81,7 @@ class BandPicture:
 
     Attributes:
         size: `(height, width)` in pixels, as they lie in the file: an EXIF orientation is not followed.
+        format: GDAL's name of the file's, such as "GTiff".
         dtype: the name of what the file holds, such as "uint16"; of several, the widest.
         count: number of bands in the file.
     """
@@ -91,7 +92,7 @@ class BandPicture:
             ValueError: the file has no such bands, or they hold complex numbers.
         """
         check_bands(bands)
-        self.count = dataset.count
+        self.count, self.format = dataset.count, dataset.driver
         if missing := [band for band in bands if band > dataset.count]:
             raise ValueError(f"the picture has {dataset.count} band(s), and no band {', '.join(map(str, missing))}")
         kinds = [dataset.dtypes[band - 1] for band in bands]
@@ -154,6 +155,7 @@ def open_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> Iterato
     if isinstance(file, dict):
         file = file["path"] if file["bytes"] is None else file["bytes"]
     with ExitStack() as stack:
+        made_up = None  # the name that GDAL gives a file in memory
         try:
             if not isinstance(file, bytes) and not os.path.isfile(file):
                 with xopen(str(file), "rb") as remote:
@@ -162,7 +164,9 @@ def open_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> Iterato
             if file == b"":
                 raise ValueError("the file is empty")
             if isinstance(file, bytes):
-                opened = stack.enter_context(rasterio.MemoryFile(file)).open(driver=list(FORMATS))
+                memory = stack.enter_context(rasterio.MemoryFile(file))
+                made_up = memory.name.rpartition("/")[2]
+                opened = memory.open(driver=list(FORMATS))
             else:
                 # `rasterio.open` takes one driver alone.
                 opened = rasterio.io.DatasetReader(os.path.abspath(file), driver=list(FORMATS))
@@ -170,7 +174,8 @@ def open_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> Iterato
         except FileNotFoundError:
             raise
         except (rasterio.errors.RasterioError, OSError, ValueError) as error:
-            raise ValueError(f"it is no picture in one of {', '.join(FORMATS)}: {error}") from error
+            reason = str(error).replace(f"{made_up}: ", "")
+            raise ValueError(f"it is no picture in one of {', '.join(FORMATS)}: {reason}") from error
         yield BandPicture(dataset, bands)
 
 

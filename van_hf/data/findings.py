@@ -76,6 +76,7 @@ class Inspection:
         label_error: why they are not.
         do_reduce_labels: whether 0 in the masks is ignored.
         has_meaning: whether values or colours are listed.
+        bands: which are read of pictures that are not RGB.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Inspection:
     label_error: str | None = None
     do_reduce_labels: bool = False
     has_meaning: bool = False
+    bands: tuple[int, ...] | None = None
 
     def summaries(self) -> dict[str, SplitSummary]:
         """Return what the examples of each split hold together."""
@@ -339,8 +341,15 @@ def _picture_findings(inspection: Inspection) -> Iterator[Finding]:
         yield Finding(WARNING, "tiny pictures", f"Pictures with a side below {LEAST_SIDE} pixels: {len(tiny)}.", tiny)
     by_mode = defaultdict(list)
     for record in records:
-        if record.picture_mode not in ("RGB", "L"):
+        if inspection.bands is not None or record.picture_mode not in ("RGB", "L"):
             by_mode[record.picture_mode].append(record.picture)
+    if inspection.bands is not None:
+        if len(by_mode) > 1:
+            counts = ", ".join(f"{mode} ({len(files)})" for mode, files in by_mode.items())
+            rarest = min(by_mode.values(), key=len)
+            text = f"Pictures have different bands: {counts}. Look whether their units are the same."
+            yield Finding(WARNING, "different bands", text, rarest)
+        return
     for mode, files in by_mode.items():
         severity = WARNING if mode in ("CMYK", "LAB", "F", "I", "I;16") else NOTE
         text = f"Pictures of mode {mode}, which are read as RGB: {len(files)}. Look whether colours are right."

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..model.image_processing_van import orientation_of, upright
 from .augmentation import IGNORE_INDEX
+from .bands import check_is_rgb, hint_at_bands, open_bands
 from .masks import (
     ALPHA_MODES,
     COLOR_MODES,
@@ -42,17 +43,19 @@ NEAR_DUPLICATE_BITS = 10
 
 @dataclass(frozen=True)
 class LabelReading:
-    """How masks become labels.
+    """How pictures are read, and masks become labels.
 
     Attributes:
         num_labels: number of labels; None where they are not settled, and only raw values can be told.
         do_reduce_labels: see `read_example`.
         mask_meaning: see `read_example`.
+        bands: see `read_example`.
     """
 
     num_labels: int | None = None
     do_reduce_labels: bool = False
     mask_meaning: MaskMeaning | None = None
+    bands: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -65,7 +68,7 @@ class ExampleRecord:
         picture, mask: paths of the files, or what they are called where they have none.
         picture_digest: of the picture's file.
         picture_size, mask_size: [width, height], upright; None where they cannot be read.
-        picture_mode, mask_mode: Pillow's modes.
+        picture_mode, mask_mode: Pillow's modes; of pictures of bands, "4 x uint16".
         picture_format, mask_format: such as "JPEG".
         mask_orientation: EXIF's, 1 is upright.
         raw_kind: "values" or "colours".
@@ -154,7 +157,7 @@ class InspectedExamples(torch.utils.data.Dataset):
         if known is not None and (known.digest, known.picture, known.mask) == (record.digest, *names):
             return known
         if contents[0]:
-            _inspect_picture(record, contents[0])
+            _inspect_picture(record, contents[0], self.reading.bands)
         if contents[1]:
             drawn = isinstance(files["annotation"], str)
             _inspect_mask(record, files["annotation"] if drawn else contents[1], self.reading)
@@ -183,10 +186,14 @@ def _read(file: dict | str | None, record: ExampleRecord, kind: str) -> bytes | 
     return content
 
 
-def _inspect_picture(record: ExampleRecord, content: bytes) -> None:
+def _inspect_picture(record: ExampleRecord, content: bytes, bands: tuple[int, ...] | None) -> None:
     record.picture_digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     try:
+        if bands is not None:
+            _inspect_bands(record, content, bands)
+            return
         with Image.open(io.BytesIO(content)) as image:
+            check_is_rgb(image)
             record.picture_mode, record.picture_format = image.mode, image.format
             size = list(image.size)
             # All of a JPEG's data is still decoded, and its damages are met, but only the small copy is computed.
@@ -197,7 +204,21 @@ def _inspect_picture(record: ExampleRecord, content: bytes) -> None:
         record.picture_size = size[::-1] if turned else size
     # Pillow raises errors of any kind over a damaged file.
     except Exception as error:
-        record.problems.append(["unreadable picture", str(error) or type(error).__name__])
+        hint = "" if bands is not None or isinstance(error, ValueError) else hint_at_bands(record.picture)
+        record.problems.append(["unreadable picture", (str(error) or type(error).__name__) + hint])
+
+
+def _inspect_bands(record: ExampleRecord, content: bytes, bands: tuple[int, ...]) -> None:
+    with open_bands(content, bands) as picture:
+        record.picture_mode, record.picture_format = f"{picture.count} x {picture.dtype}", picture.format
+        values = picture.read()
+        record.picture_size = list(picture.size[::-1])
+    if np.isnan(values).all():
+        record.problems.append(["unreadable picture", f"none of the bands {list(bands)} has data"])
+        return
+    low, high = np.nanmin(values[0]), np.nanmax(values[0])
+    shades = np.nan_to_num((values[0] - low) / max(high - low, 1e-12) * 255)
+    record.picture_hash = difference_hash(Image.fromarray(shades.astype(np.uint8)))
 
 
 def difference_hash(image: Image.Image) -> str | None:
