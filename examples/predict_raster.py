@@ -44,7 +44,7 @@ from van_hf.raster_inference import BLENDS, RasterSegmenter, Tile, WindowGrid
 from van_hf.visualization import palette_of
 
 MIN_CROP_SIZE = 32
-SETTINGS = "settings.json"
+SETTINGS, WRITTEN = "settings.json", "written.json"
 # Of pixels that do not belong to the picture; the second one for models of more than 255 labels.
 NODATA, WIDE_NODATA = 255, 65535
 
@@ -161,10 +161,21 @@ class Job:
         tiles = reading_progress(list(self.grid.tiles()), desc="Looking for what is done", unit="tile")
         return [tile for tile in tiles if self.load(tile.row, tile.strip) is None]
 
+    def is_written(self, output: Path) -> bool:
+        """Return whether the output is what a run has written that was killed before it could clear the folder."""
+        path = self.folder / WRITTEN
+        return path.exists() and output.is_file() and read_json(path) == _stamp(output)
+
     def clear(self) -> None:
-        for path in self.folder.iterdir():
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == WRITTEN):
             if path.name != LOCK:
                 path.unlink(missing_ok=True)
+
+
+def _stamp(file: Path) -> dict:
+    """What a file keeps when it is renamed, and no other has."""
+    stat = file.stat()
+    return {"size": stat.st_size, "modified": stat.st_mtime_ns}
 
 
 def describe_settings(
@@ -217,12 +228,17 @@ def write_output(output: Path, job: Job, raster: Raster, config: VanConfig, noda
         write_labels(partial, raster, parts, names, palette_of(config), nodata, tags)
     with partial.open("r+b") as file:
         os.fsync(file.fileno())  # the tiles are removed next
+    write_json(job.folder / WRITTEN, _stamp(partial))
     os.replace(category_names_path(partial), category_names_path(output))
     os.replace(partial, output)
 
 
 def run(args: argparse.Namespace, raster: Raster) -> int:
     """Segment an open picture; return the exit status."""
+    folder = args.output.with_name(f".partial-{args.output.name}")
+    if not args.overwrite and finish(args.output, folder):
+        print(f"{as_line(args.output)} was finished by a run that was stopped at its end")
+        return 0
     check_output(args, raster.files)
     model, image_processor = load_model(args.model, args.device, args.trust_pickle)
     config = model.config
@@ -236,7 +252,7 @@ def run(args: argparse.Namespace, raster: Raster) -> int:
     )
     settings = describe_settings(args, model, image_processor, raster, grid)
     tags = {"model": settings["model"], "windows": f"{grid.crop_size} pixels every {grid.stride}, blend {args.blend}"}
-    job = Job(args.output.with_name(f".partial-{args.output.name}"), grid)
+    job = Job(folder, grid)
     with claim_folder(job.folder):
         check_output(args, raster.files)  # until now another run may have written it
         tiles = job.begin(settings)
@@ -251,10 +267,27 @@ def run(args: argparse.Namespace, raster: Raster) -> int:
             print(f"error: {as_line(error)}; what is done is kept, and the same command goes on", file=sys.stderr)
             return 1
         job.clear()
-    with suppress(OSError):  # it is gone unless an earlier run had made it
-        job.folder.rmdir()
+    remove_folder(job.folder)
     print(f"{raster.size[0]} x {raster.size[1]} pixels segmented: {as_line(args.output)}")
     return 0
+
+
+def finish(output: Path, folder: Path) -> bool:
+    """Clear the folder of a run that has put its output in its place, and was killed; return whether there is one."""
+    if not (folder / WRITTEN).exists():
+        return False
+    with claim_folder(folder):
+        job = Job(folder, None)
+        if not job.is_written(output):
+            return False
+        job.clear()
+    remove_folder(folder)
+    return True
+
+
+def remove_folder(folder: Path) -> None:
+    with suppress(OSError):  # it is gone unless an earlier run had made it
+        folder.rmdir()
 
 
 def as_line(value: object) -> str:

@@ -202,6 +202,37 @@ def test_a_run_goes_on_with_the_same_picture_only(folder, scene, pixels, tmp_pat
     assert "another picture has done" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_a_run_that_was_killed_as_it_cleared_up_is_finished(
+    folder, scene, expected, tmp_path, monkeypatch, capsys, overwritten
+):
+    output = tmp_path / "mask.tif"
+    arguments = (folder, scene, "--output", output, "--crop_size", 48, "--stride", 32, "--blend", "none")
+
+    def die(job):
+        next(job.folder.glob("*.npz")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(predict_raster.Job, "clear", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments)
+    job_folder = tmp_path / ".partial-mask.tif"
+    assert output.exists() and job_folder.exists()
+    if overwritten:  # by something else: then it is in the way, as ever
+        output.write_bytes(b"another")
+        assert run(*arguments) == 2
+        assert "is there already" in capsys.readouterr().err and job_folder.exists()
+        return
+    before = output.stat()
+    monkeypatch.setattr(predict_raster, "load_model", None)
+    assert run(*arguments) == 0
+    assert "was finished" in capsys.readouterr().out
+    assert output.stat() == before and not job_folder.exists()
+    with rasterio.open(output) as dataset:
+        np.testing.assert_array_equal(dataset.read(1), expected)
+
+
 def test_an_output_that_another_run_has_written_meanwhile_stays(folder, scene, tmp_path, monkeypatch, capsys):
     out = tmp_path / "mask.tif"
 
