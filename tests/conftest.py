@@ -233,6 +233,41 @@ def box_files(tmp_path_factory) -> Path:
     return folder
 
 
+def random_bands(dtype="uint16", count=4, height=30, width=40, seed=0) -> np.ndarray:
+    """(count, height, width), 0 to 99."""
+    return np.random.default_rng(seed).integers(0, 100, (count, height, width)).astype(dtype)
+
+
+def write_tiff(path: Path, values: np.ndarray, **profile) -> Path:
+    """Writes values (bands, height, width), and returns the path."""
+    import rasterio
+
+    count, height, width = values.shape
+    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values.dtype} | profile
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(values)
+    return path
+
+
+@pytest.fixture(scope="session")
+def band_files(tmp_path_factory) -> Path:
+    """Folder of a dataset of 3 and 2 pictures of 4 bands, two of which have pixels without data; each is a file."""
+    folder = tmp_path_factory.mktemp("data") / "band_files"
+    for split, count in (("training", 3), ("validation", 2)):
+        for kind in ("images", "annotations"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            values = random_bands("int16", seed=number, height=30 + number) * 100 - 3000
+            if number == 1:
+                values[:, :10] = -9999
+                values[0, 20] = -9999
+            write_tiff(folder / "images" / split / f"{number}.tif", values, nodata=-9999)
+            labels = (np.arange(values[0].size) % 3).astype(np.uint8).reshape(values[0].shape)
+            Image.fromarray(labels).save(folder / "annotations" / split / f"{number}.png")
+    (folder / "id2label.json").write_text('["a", "b", "c"]')
+    return folder
+
+
 @contextmanager
 def held_folders(*folders: Path | str) -> Iterator[subprocess.Popen]:
     """Let another process, which has a child of its own, claim folders."""

@@ -1,7 +1,6 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import io
-import json
 import sys
 from pathlib import Path
 
@@ -10,56 +9,21 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from conftest import random_bands, write_tiff
 from PIL import Image
 from rasterio.enums import ColorInterp
 
 from van_hf.data import (
-    BandStatistics,
     SegmentationDataset,
     TrainAugmentation,
     TrainSamples,
     load_segmentation_dataset,
-    measure_bands,
-    read_band_statistics,
     read_bands,
     read_example,
 )
 from van_hf.data.bands import DTYPES, open_bands
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
-
-def write_tiff(path, values, **profile):
-    """Writes values (bands, height, width)."""
-    count, height, width = values.shape
-    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values.dtype} | profile
-    with rasterio.open(path, "w", **profile) as dataset:
-        dataset.write(values)
-    return path
-
-
-def random_values(dtype="uint16", count=4, height=30, width=40, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 100, (count, height, width)).astype(dtype)
-
-
-@pytest.fixture(scope="module")
-def scenes_dir(tmp_path_factory):
-    """A folder like ADE20K's of 5 pictures of 4 bands, of which two have pixels without data, and masks."""
-    folder = tmp_path_factory.mktemp("data") / "scenes"
-    for split, count in (("training", 3), ("validation", 2)):
-        for kind in ("images", "annotations"):
-            (folder / kind / split).mkdir(parents=True)
-        for number in range(count):
-            values = random_values("int16", seed=number, height=30 + number) * 100 - 3000
-            if number == 1:
-                values[:, :10] = -9999
-                values[0, 20] = -9999
-            write_tiff(folder / "images" / split / f"{number}.tif", values, nodata=-9999)
-            labels = (np.arange(values[0].size) % 3).astype(np.uint8).reshape(values[0].shape)
-            Image.fromarray(labels).save(folder / "annotations" / split / f"{number}.png")
-    (folder / "id2label.json").write_text(json.dumps(["a", "b", "c"]))
-    return folder
 
 
 def load(folder, bands=(4, 2)) -> SegmentationDataset:
@@ -70,7 +34,7 @@ def load(folder, bands=(4, 2)) -> SegmentationDataset:
 def test_bands_of_any_numbers_are_read_as_they_are(tmp_path, dtype):
     if dtype == "int8" and "int8" not in rasterio.dtypes.dtype_fwd.values():
         pytest.skip("this GDAL has no int8")
-    values = random_values(dtype)
+    values = random_bands(dtype)
     path = write_tiff(tmp_path / "a.tif", values)
     read = read_bands(path, [4, 2])
     assert read.dtype == torch.float32
@@ -84,7 +48,7 @@ def test_bands_of_any_numbers_are_read_as_they_are(tmp_path, dtype):
 
 
 def test_what_has_no_data_is_nan(tmp_path):
-    values = random_values("float32")
+    values = random_bands("float32")
     values[2, 0, 0], values[1, 5, 5], values[3, 9, 9] = np.nan, -1, np.inf
     read = read_bands(write_tiff(tmp_path / "a.tif", values, nodata=-1), [1, 2, 3, 4]).numpy()
     missing = np.zeros(values.shape, dtype=bool)
@@ -94,7 +58,7 @@ def test_what_has_no_data_is_nan(tmp_path):
 
 
 def test_a_band_that_gdal_takes_for_transparency_is_data_where_it_is_asked_for(tmp_path):
-    values = random_values("uint8")
+    values = random_bands("uint8")
     values[3, :15] = 0
     path = write_tiff(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
     with rasterio.open(path) as dataset:
@@ -105,13 +69,13 @@ def test_a_band_that_gdal_takes_for_transparency_is_data_where_it_is_asked_for(t
 
 
 def test_what_is_no_picture_of_these_bands_is_told(tmp_path):
-    path = write_tiff(tmp_path / "a.tif", random_values())
+    path = write_tiff(tmp_path / "a.tif", random_bands())
     for bands in ([0], [1, 1], [], [1.0], 3):
         with pytest.raises(ValueError, match="bands must be numbers of bands, from 1"):
             read_bands(path, bands)
     with pytest.raises(ValueError, match=r"has 4 band\(s\), and no band 5, 12"):
         read_bands(path, [1, 5, 12])
-    complex_path = write_tiff(tmp_path / "c.tif", random_values("complex64"))
+    complex_path = write_tiff(tmp_path / "c.tif", random_bands("complex64"))
     with pytest.raises(ValueError, match="bands of complex64; it must be one of uint8"):
         read_bands(complex_path, [1])
     (tmp_path / "text.tif").write_text("no picture")
@@ -122,14 +86,14 @@ def test_what_is_no_picture_of_these_bands_is_told(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_bands(tmp_path / "none.tif", [1])
     damaged = tmp_path / "damaged.tif"
-    write_tiff(damaged, random_values(height=400, width=400), tiled=True, blockxsize=64, blockysize=64)
+    write_tiff(damaged, random_bands(height=400, width=400), tiled=True, blockxsize=64, blockysize=64)
     damaged.write_bytes(damaged.read_bytes()[:100_000])
     with pytest.raises((OSError, ValueError)):
         read_bands(damaged, [1])
 
 
 def test_a_file_that_names_other_files_is_not_read(tmp_path):
-    write_tiff(tmp_path / "a.tif", random_values())
+    write_tiff(tmp_path / "a.tif", random_bands())
     (tmp_path / "b.vrt").write_text(
         '<VRTDataset rasterXSize="40" rasterYSize="30"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
         f'<SourceFilename relativeToVRT="0">{tmp_path}/a.tif</SourceFilename><SourceBand>1</SourceBand>'
@@ -142,8 +106,8 @@ def test_a_file_that_names_other_files_is_not_read(tmp_path):
             read_bands(file, [1])
 
 
-def test_examples_have_bands_and_ignore_what_none_has(scenes_dir):
-    dataset = load(scenes_dir)
+def test_examples_have_bands_and_ignore_what_none_has(band_files):
+    dataset = load(band_files)
     arguments = {"num_labels": 3, "do_reduce_labels": False, "name": "scenes train", "bands": dataset.bands}
     image, labels = read_example(dataset.splits["train"], 1, **arguments)
     assert image.dtype == torch.float32 and image.shape == (2, 31, 40)
@@ -155,10 +119,10 @@ def test_examples_have_bands_and_ignore_what_none_has(scenes_dir):
     assert image[0, 20].isnan().all() and not image[1, 20].isnan().any() and (labels[20] < 3).all()
 
 
-def test_splits_in_parquet_files_are_read_too(tmp_path, scenes_dir):
+def test_splits_in_parquet_files_are_read_too(tmp_path, band_files):
     """And what is read of them is the same."""
     folder = tmp_path / "parquet"
-    source = load(scenes_dir)
+    source = load(band_files)
     folder.mkdir()
     for name, split in source.splits.items():
         contents = [Path(row["image"]["path"]).read_bytes() for row in split]
@@ -191,8 +155,8 @@ def train_samples(dataset, num_samples=12, **augmentation):
     )
 
 
-def test_samples_of_bands_are_crops_without_rounding(scenes_dir):
-    dataset = load(scenes_dir)
+def test_samples_of_bands_are_crops_without_rounding(band_files):
+    dataset = load(band_files)
     samples = train_samples(dataset)
     for index in range(12):
         sample = samples[index]
@@ -201,8 +165,8 @@ def test_samples_of_bands_are_crops_without_rounding(scenes_dir):
         assert (sample["labels"][missing] == 255).all() and (sample["labels"][~missing] < 3).all()
 
 
-def test_crops_of_a_picture_at_its_own_size_are_parts_of_it(scenes_dir):
-    dataset = load(scenes_dir)
+def test_crops_of_a_picture_at_its_own_size_are_parts_of_it(band_files):
+    dataset = load(band_files)
     dataset.splits["train"] = dataset.splits["train"].select([0])
     samples = train_samples(dataset, scale=(40, 30), ratio_range=(1, 1), cat_max_ratio=1)
     values = read_bands(dataset.splits["train"][0]["image"], dataset.bands)
@@ -212,14 +176,14 @@ def test_crops_of_a_picture_at_its_own_size_are_parts_of_it(scenes_dir):
         assert ((places == crop) | (places.flip(-1) == crop)).flatten(1).all(dim=1).any()
 
 
-def test_colours_of_bands_are_not_distorted(scenes_dir):
-    samples = train_samples(load(scenes_dir), photometric_distortion=True)
+def test_colours_of_bands_are_not_distorted(band_files):
+    samples = train_samples(load(band_files), photometric_distortion=True)
     with pytest.raises(ValueError, match="photometric_distortion is for 8-bit RGB"):
         samples[0]
 
 
-def test_a_damaged_picture_is_named(tmp_path, scenes_dir):
-    dataset = load(scenes_dir)
+def test_a_damaged_picture_is_named(tmp_path, band_files):
+    dataset = load(band_files)
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"II*\0 no TIFF")
     annotation = dataset.splits["train"][0]["annotation"]
@@ -234,78 +198,16 @@ def test_a_damaged_picture_is_named(tmp_path, scenes_dir):
         read_example(split, 0, num_labels=3, do_reduce_labels=False, name="y", bands=(1,))
 
 
-def test_statistics_are_those_of_all_pixels_that_have_data(scenes_dir):
-    statistics = measure_bands(load(scenes_dir, (1, 3)))
-    for place, band in enumerate((1, 3)):
-        values = []
-        for path in sorted((scenes_dir / "images" / "training").iterdir()):
-            with rasterio.open(path) as dataset:
-                of_file = dataset.read(band)
-            values.append(of_file[of_file != -9999].astype(np.float64))
-        values = np.concatenate(values)
-        found = [getattr(statistics, name)[place] for name in ("mean", "std", "minimum", "maximum")]
-        np.testing.assert_allclose(found, [values.mean(), values.std(), values.min(), values.max()], rtol=1e-12)
-
-
-def test_large_values_do_not_spoil_the_statistics(tmp_path, scenes_dir):
-    """Sums of squares of such values would have lost what is small."""
-    dataset = load(scenes_dir, (1,))
-    rng = np.random.default_rng(0)
-    files = [rng.integers(2**23 - 3, 2**23 + 4, (1, 30, 40)).astype(np.float32) for _ in range(3)]
-    rows = [{"image": {"bytes": None, "path": str(write_tiff(tmp_path / f"{n}.tif", v))}} for n, v in enumerate(files)]
-    split = datasets.Dataset.from_list(rows, features=datasets.Features(image=datasets.Image(decode=False)))
-    dataset.splits["train"] = split
-    statistics = measure_bands(dataset)
-    np.testing.assert_allclose(statistics.std, np.std(np.concatenate(files), dtype=np.float64), rtol=1e-12)
-
-
-def test_bands_without_anything_to_learn_are_told(tmp_path):
-    for name, values in {"flat": np.full((1, 9, 9), 7, np.uint8), "empty": np.zeros((1, 9, 9), np.uint8)}.items():
-        folder = tmp_path / name
-        for kind in ("images", "annotations"):
-            for split in ("training", "validation"):
-                (folder / kind / split).mkdir(parents=True)
-                path = folder / kind / split / "a.tif"
-                write_tiff(path, values, **({"nodata": 0} if kind == "images" else {}))
-        dataset = load_segmentation_dataset(str(folder), bands=[1], id2label=8)
-        wanted = "standard deviation of band.s. 1 is 0" if name == "flat" else "have no data; leave them out"
-        with pytest.raises(ValueError, match=wanted):
-            measure_bands(dataset)
-
-
-def test_statistics_are_read_from_files(tmp_path):
-    path = tmp_path / "bands.json"
-    statistics = BandStatistics((4, 3, 8), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), (0, 0, 0), (9, 9, 9))
-    path.write_text(json.dumps(statistics.to_dict()))
-    assert read_band_statistics(path, (4, 3, 8)) == statistics
-    assert read_band_statistics(path, (8, 4)) == BandStatistics((8, 4), (3.0, 1.0), (6.0, 4.0), (0, 0), (9, 9))
-    path.write_text('{"mean": [1, 2], "std": [3, 4]}')  # by hand
-    assert read_band_statistics(path, (7, 5)).mean == (1, 2)
-    for content, message in {
-        '{"mean": [1, 2], "std": [3, 0]}': "standard deviation of band.s. 5 is 0",
-        '{"mean": [1, 2], "std": [3]}': "std must be a finite number for each",
-        '{"mean": [1, NaN], "std": [3, 4]}': "mean must be a finite number",
-        '{"mean": 1, "std": [3, 4]}': "must be lists",
-        '{"bands": [7], "mean": [1], "std": [3]}': "has the bands .7., and not 5",
-        '{"bands": [7, 7], "mean": [1, 1], "std": [3, 3]}': "bands must be numbers",
-        '{"mean": [1, 2]}': "must hold",
-        "[]": "bands.json",
-    }.items():
-        path.write_text(content)
-        with pytest.raises(ValueError, match=message):
-            read_band_statistics(path, (7, 5))
-
-
-def test_without_rasterio_the_message_names_the_pip_line(monkeypatch, tmp_path, scenes_dir):
+def test_without_rasterio_the_message_names_the_pip_line(monkeypatch, tmp_path, band_files):
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    for read in (lambda: read_bands(tmp_path / "a.tif", [1]), lambda: load(scenes_dir)):
+    for read in (lambda: read_bands(tmp_path / "a.tif", [1]), lambda: load(band_files)):
         with pytest.raises(ValueError, match=r'pip install "van_hf\[raster\]"'):
             read()
 
 
 def test_pictures_are_as_before_without_bands(tmp_path):
     """A TIFF of RGB is read by Pillow, to the bit."""
-    values = random_values("uint8", count=3)
+    values = random_bands("uint8", count=3)
     path = write_tiff(tmp_path / "a.tif", values, photometric="rgb")
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         split = [{"image": image, "annotation": Image.new("L", image.size)}]
@@ -316,7 +218,7 @@ def test_pictures_are_as_before_without_bands(tmp_path):
 
 @pytest.mark.parametrize("count", [3, 4])
 def test_bands_are_not_read_as_rgb_in_silence(tmp_path, count):
-    path = write_tiff(tmp_path / "a.tif", random_values("uint16", count=count), photometric="rgb")
+    path = write_tiff(tmp_path / "a.tif", random_bands("uint16", count=count), photometric="rgb")
     arguments = {"num_labels": 3, "do_reduce_labels": False, "name": "x"}
     with Image.open(path) as image:
         assert image.mode == "RGB"  # the upper bytes of three bands
@@ -329,7 +231,7 @@ def test_bands_are_not_read_as_rgb_in_silence(tmp_path, count):
 
 
 def test_what_pillow_cannot_read_of_a_tiff_leads_to_bands(tmp_path):
-    path = write_tiff(tmp_path / "a.tif", random_values("float32"))
+    path = write_tiff(tmp_path / "a.tif", random_bands("float32"))
     rows = {"image": [str(path)], "annotation": [None]}
     features = datasets.Features(image=datasets.Image(), annotation=datasets.Image())
     split = datasets.Dataset.from_dict(rows, features=features)

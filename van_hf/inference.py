@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .data.bands import BandStatistics
+from .data.band_statistics import BandStatistics
 from .exports import ExportedSegmentationModel, is_export
 from .model.configuration_van import VanConfig
 from .model.image_processing_van import VanImageProcessor

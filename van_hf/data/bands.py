@@ -1,18 +1,16 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Pictures of any number of bands, of 8 bits or more: reading them, and what each band is like.
+"""Reading pictures of any number of bands, of 8 bits or more.
 
 Files are read through rasterio, of the extra `raster`, which is imported where the first of them is.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +20,10 @@ from datasets.utils.file_utils import xopen
 from PIL import Image
 from PIL import TiffImagePlugin as TiffTags
 
-from ..files import read_json
 from ..model.image_processing_van import check_bands
-from .progress import reading_progress
 
 if TYPE_CHECKING:
     import rasterio
-
-    from .loading import SegmentationDataset
 
 # GDAL reads more, some of which names further files or addresses to read.
 FORMATS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")
@@ -193,121 +187,3 @@ def read_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> torch.T
     """
     with open_bands(file, bands) as picture:
         return torch.from_numpy(picture.read())
-
-
-@dataclass(frozen=True)
-class BandStatistics:
-    """What the values of each band are like, over all pixels that have data.
-
-    Attributes:
-        bands: their numbers, from 1.
-        mean, std, minimum, maximum: of each of them, in the units of the files; `std` is that of the population.
-    """
-
-    bands: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    minimum: tuple[float, ...] | None = None
-    maximum: tuple[float, ...] | None = None
-
-    def __post_init__(self):
-        check_bands(self.bands)
-        for name in ("mean", "std", "minimum", "maximum"):
-            values = getattr(self, name)
-            if values is None and name in ("minimum", "maximum"):
-                continue
-            if len(values) != len(self.bands) or not all(
-                type(value) in (int, float) and math.isfinite(value) for value in values
-            ):
-                raise ValueError(f"{name} must be a finite number for each of the bands {list(self.bands)}: {values}")
-        if flat := [band for band, std in zip(self.bands, self.std, strict=True) if not std > 0]:
-            raise ValueError(
-                f"the standard deviation of band(s) {', '.join(map(str, flat))} is 0: a band that is the same "
-                "everywhere teaches nothing; leave it out"
-            )
-
-    def select(self, bands: Sequence[int]) -> BandStatistics:
-        """Return the statistics of some of the bands, in another order."""
-        places = [self.bands.index(band) for band in bands]
-        chosen = {
-            name: tuple(values[place] for place in places)
-            for name in ("mean", "std", "minimum", "maximum")
-            if (values := getattr(self, name)) is not None
-        }
-        return BandStatistics(tuple(bands), **chosen)
-
-    def to_dict(self) -> dict:
-        """Return the content of a file that [`read_band_statistics`] reads."""
-        return {name: value and list(value) for name, value in asdict(self).items() if value is not None}
-
-    def describe(self) -> str:
-        """Return a table of the bands."""
-        lines = [f"{'band':>6} {'mean':>12} {'std':>12} {'minimum':>12} {'maximum':>12}"]
-        for number, band in enumerate(self.bands):
-            values = (getattr(self, name) for name in ("mean", "std", "minimum", "maximum"))
-            cells = " ".join(f"{'' if of_all is None else f'{of_all[number]:.6g}':>12}" for of_all in values)
-            lines.append(f"{band:>6} {cells}")
-        return "\n".join(lines)
-
-
-def measure_bands(dataset: SegmentationDataset) -> BandStatistics:
-    """Return the statistics of the bands of all training pictures.
-
-    Raises:
-        ValueError: the dataset's pictures have no bands, one of them cannot be read, or a band is the same everywhere,
-            or has no data.
-    """
-    from .samples import named_errors
-
-    split, bands = dataset.splits["train"], dataset.bands
-    if bands is None:
-        raise ValueError(f"dataset {dataset.name!r} is read as RGB; say which bands to take")
-    count, mean, squares = (np.zeros(len(bands)) for _ in range(3))
-    low, high = np.full(len(bands), np.inf), np.full(len(bands), -np.inf)
-    files = split.select_columns("image")
-    for idx in reading_progress(range(len(files)), desc="Measuring bands", unit="image"):
-        with named_errors(split, idx, f"{dataset.name} train"):
-            values = read_bands(files[idx]["image"], bands).flatten(1).numpy()
-        for number, of_band in enumerate(values):
-            of_band = of_band[~np.isnan(of_band)].astype(np.float64)
-            if not len(of_band):
-                continue
-            # Chan's way to join means and sums of squares, which large values do not spoil.
-            total, shift = count[number] + len(of_band), of_band.mean() - mean[number]
-            squares[number] += ((of_band - of_band.mean()) ** 2).sum()
-            squares[number] += shift**2 * count[number] * len(of_band) / total
-            mean[number] += shift * len(of_band) / total
-            count[number] = total
-            low[number], high[number] = min(low[number], of_band.min()), max(high[number], of_band.max())
-    if empty := [band for band, number in zip(bands, count, strict=True) if number == 0]:
-        raise ValueError(
-            f"band(s) {', '.join(map(str, empty))} of dataset {dataset.name!r} have no data; leave them out"
-        )
-    std = np.sqrt(squares / count)
-    return BandStatistics(tuple(bands), *(tuple(values.tolist()) for values in (mean, std, low, high)))
-
-
-def read_band_statistics(path: str | Path, bands: Sequence[int]) -> BandStatistics:
-    """Return the statistics of some bands from a JSON file: {"bands": [...], "mean": [...], "std": [...]}.
-
-    Args:
-        path: what examples/band_statistics.py writes, or the like; without "bands" they are of `bands`, in this order.
-        bands: the numbers of those that are wanted, from 1.
-
-    Raises:
-        ValueError: it is no such file, or a band is missing in it.
-    """
-    content = read_json(Path(path))
-    if not isinstance(content, dict) or not {"mean", "std"} <= content.keys():
-        raise ValueError(f'{path} must hold {{"bands": [...], "mean": [...], "std": [...]}}')
-    listed = content.get("bands", list(bands))
-    known = {name: content[name] for name in ("mean", "std", "minimum", "maximum") if content.get(name) is not None}
-    try:
-        if not all(isinstance(values, list) for values in (listed, *known.values())):
-            raise ValueError(f"bands, {', '.join(known)} must be lists")
-        statistics = BandStatistics(tuple(listed), **{name: tuple(values) for name, values in known.items()})
-        if missing := [band for band in bands if band not in listed]:
-            raise ValueError(f"it has the bands {listed}, and not {', '.join(map(str, missing))}")
-        return statistics.select(bands)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
