@@ -163,9 +163,9 @@ def test_samples_are_those_of_whole_pictures(split):
     """Reading only what the crop shows gives what reading, reducing and augmenting the whole example gives."""
     run = samples(split, num_samples=10)
     for index in range(10):
-        order = torch.randperm(5, generator=samples_module._generator(0, 0, index // 5))
+        order = torch.randperm(5, generator=samples_module.keyed_generator(0, 0, index // 5))
         whole = read_example(split, int(order[index % 5]), num_labels=3, do_reduce_labels=True, name="")
-        image, labels = run.augmentation(*whole, samples_module._generator(0, 1, index))
+        image, labels = run.augmentation(*whole, samples_module.keyed_generator(0, 1, index))
         assert run[index]["pixel_values"].equal(image) and run[index]["labels"].equal(labels.long())
 
 
@@ -181,7 +181,7 @@ def test_parts_of_any_picture_are_those_of_the_whole(mode, orientation):
     run = samples(split, num_samples=3)
     whole = read_example(split, 0, num_labels=3, do_reduce_labels=True, name="")
     for index in range(3):
-        expected = run.augmentation(*whole, samples_module._generator(0, 1, index))[0]
+        expected = run.augmentation(*whole, samples_module.keyed_generator(0, 1, index))[0]
         assert run[index]["pixel_values"].equal(expected)
 
 

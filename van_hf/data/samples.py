@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import datasets
@@ -80,18 +80,33 @@ def named_errors(split: datasets.Dataset, idx: int, name: str) -> Iterator[None]
     Raises:
         ValueError: there was an error.
     """
+    with errors_of_example(f"{name}[{idx}]", lambda: _files(split, idx)):
+        yield
+
+
+@contextmanager
+def errors_of_example(example: str, find_files: Callable[[], list[dict]]) -> Iterator[None]:
+    """Turn whatever goes wrong into an error that names an example, and its files, see [`named_errors`].
+
+    Args:
+        example: what it is called.
+        find_files: returns its files, undecoded; called where something has gone wrong.
+
+    Raises:
+        ValueError: there was an error.
+    """
     try:
         yield
     # Pillow raises errors of any kind over a damaged file: OSError, SyntaxError, struct.error, its own for bombs.
     except Exception as error:
-        files, problem = _files(split, idx), ":"
+        files, problem = find_files(), ":"
         if not isinstance(error, ValueError):
             files = [file for file in files if not _can_be_decoded(file)] or files
             problem = " cannot be read:"
         names = ", ".join(file["path"] for file in files if file["path"] is not None)
         listed = f" ({names})" if names else ""
         hint = "" if isinstance(error, ValueError) else "".join({hint_at_bands(file["path"]) for file in files})
-        raise ValueError(f"{name}[{idx}]{listed}{problem} {error or type(error).__name__}{hint}") from error
+        raise ValueError(f"{example}{listed}{problem} {error or type(error).__name__}{hint}") from error
 
 
 def digests_of_files(split: datasets.Dataset, name: str) -> list[str]:
@@ -247,43 +262,91 @@ class TrainSamples(torch.utils.data.Dataset):
             raise IndexError(f"sample {index} of a run of {self.num_samples}")
         picture, shown_label = self._choose_picture(index)
         with named_errors(self.split, picture, self.name):
-            example = self.split[picture]
-            annotation = example["annotation"]
-            labels = _read_labels(annotation, self.num_labels, self.do_reduce_labels, self.mask_meaning)
-            generator = _generator(self.seed, 1, index)
-            drawn = self.augmentation.draw(labels, generator, self.do_reduce_labels, shown_label)
-            part, reduction = self._read_part(example["image"], labels.shape, drawn)
-        image, labels = self.augmentation.apply(drawn, part, labels.shape, reduction)
-        return {"pixel_values": image, "labels": labels.long()}
+            return make_sample(
+                self.split[picture],
+                self.augmentation,
+                keyed_generator(self.seed, 1, index),
+                num_labels=self.num_labels,
+                do_reduce_labels=self.do_reduce_labels,
+                mask_meaning=self.mask_meaning,
+                jpeg_draft=self.jpeg_draft,
+                shown_label=shown_label,
+                bands=self.bands,
+            )
 
     def _choose_picture(self, index: int) -> tuple[int, int | None]:
         """The number of a sample's picture, and the label that its crop is to show, if any."""
         if self.rare_class_sampling is not None:
-            return self.rare_class_sampling.draw(_generator(self.seed, 2, index))
+            return self.rare_class_sampling.draw(keyed_generator(self.seed, 2, index))
         epoch, position = divmod(index, len(self.split))
-        order = torch.randperm(len(self.split), generator=_generator(self.seed, 0, epoch))
+        order = torch.randperm(len(self.split), generator=keyed_generator(self.seed, 0, epoch))
         return int(order[position]), None
 
-    def _read_part(
-        self, image: Image.Image | dict, source_size: tuple[int, int], drawn: DrawnAugmentation
-    ) -> tuple[torch.Tensor, int]:
-        """The part of a picture that a sample needs, see `resized_crop`, and how far the picture was reduced."""
-        if self.bands is not None:
-            with open_bands(image, self.bands) as picture:
-                _check_size(picture.size, source_size)
-                left, top, right, bottom = source_box(source_size, drawn.size, drawn.window)
-                return torch.from_numpy(picture.read(slice(top, bottom), slice(left, right))), 1
-        if isinstance(image, dict):
-            image = _open_undecoded(image)
-        check_picture(image, "picture")
-        check_is_rgb(image)
-        # Closes the file, if it is one.
-        with image:
-            _check_size(upright_size(image), source_size)
-            reduction = _draft(image, drawn.size) if self.jpeg_draft else 1
-            image.load()
-            box = source_box(source_size, drawn.size, drawn.window, reduction)
-            return read_pixels(upright(image).crop(box)), reduction
+
+def make_sample(
+    example: dict,
+    augmentation: TrainAugmentation,
+    generator: torch.Generator,
+    *,
+    num_labels: int,
+    do_reduce_labels: bool,
+    mask_meaning: MaskMeaning | None = None,
+    jpeg_draft: bool = False,
+    shown_label: int | None = None,
+    bands: tuple[int, ...] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return a training sample, drawn from an example, as [`TrainSamples`] does.
+
+    Args:
+        example: `annotation` is decoded to a PIL image, and so is `image`, which may also be {"bytes", "path"}.
+        augmentation: says what is drawn.
+        generator: its random numbers.
+        num_labels, do_reduce_labels, mask_meaning: see `read_example`.
+        jpeg_draft: see [`TrainSamples`]; of an `image` that is not decoded.
+        shown_label: that the crop is to show, if any.
+        bands: see `read_example`; of an `image` that is not decoded.
+
+    Returns:
+        `pixel_values` uint8 (3, crop, crop) and `labels` int64 (crop, crop), 255 where ignored. With `bands`,
+        `pixel_values` are float32 (bands, crop, crop), NaN where there are no data.
+
+    Raises:
+        Exception: of any kind, where the example cannot be read; [`errors_of_example`] names it.
+    """
+    labels = _read_labels(example["annotation"], num_labels, do_reduce_labels, mask_meaning)
+    drawn = augmentation.draw(labels, generator, do_reduce_labels, shown_label)
+    if bands is None:
+        part, reduction = _read_part(example["image"], labels.shape, drawn, jpeg_draft)
+    else:
+        part, reduction = _read_bands_of_part(example["image"], labels.shape, drawn, bands), 1
+    image, labels = augmentation.apply(drawn, part, labels.shape, reduction)
+    return {"pixel_values": image, "labels": labels.long()}
+
+
+def _read_part(
+    image: Image.Image | dict, source_size: tuple[int, int], drawn: DrawnAugmentation, jpeg_draft: bool
+) -> tuple[torch.Tensor, int]:
+    """The part of a picture that a sample needs, see `resized_crop`, and how far the picture was reduced."""
+    if isinstance(image, dict):
+        image = _open_undecoded(image)
+    check_picture(image, "picture")
+    check_is_rgb(image)
+    # Closes the file, if it is one.
+    with image:
+        _check_size(upright_size(image), source_size)
+        reduction = _draft(image, drawn.size) if jpeg_draft else 1
+        image.load()
+        box = source_box(source_size, drawn.size, drawn.window, reduction)
+        return read_pixels(upright(image).crop(box)), reduction
+
+
+def _read_bands_of_part(
+    image: dict, source_size: tuple[int, int], drawn: DrawnAugmentation, bands: tuple[int, ...]
+) -> torch.Tensor:
+    with open_bands(image, bands) as picture:
+        _check_size(picture.size, source_size)
+        left, top, right, bottom = source_box(source_size, drawn.size, drawn.window)
+        return torch.from_numpy(picture.read(slice(top, bottom), slice(left, right)))
 
 
 def _open_undecoded(value: dict) -> Image.Image:
@@ -313,7 +376,7 @@ def _draft(image: Image.Image, size: tuple[int, int]) -> int:
     return 1
 
 
-def _generator(*key: int) -> torch.Generator:
-    """A generator of its own for every key; keys that are alike give unrelated random numbers."""
+def keyed_generator(*key: int) -> torch.Generator:
+    """Return a generator of its own for every key; keys that are alike give unrelated random numbers."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed))
