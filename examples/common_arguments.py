@@ -72,7 +72,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     return data
 
 
-def load_dataset(args: argparse.Namespace, problems: list[FileProblem] | None = None) -> SegmentationDataset:
+def load_dataset(
+    args: argparse.Namespace, problems: list[FileProblem] | None = None, streaming: bool = False
+) -> SegmentationDataset:
     """Load the dataset that the arguments name; files that cannot be used are an error, or added to `problems`."""
     return load_segmentation_dataset(
         args.dataset,
@@ -92,6 +94,7 @@ def load_dataset(args: argparse.Namespace, problems: list[FileProblem] | None = 
         ignore_unlisted=args.ignore_unlisted,
         bands=args.bands,
         problems=problems,
+        streaming=streaming,
     )
 
 

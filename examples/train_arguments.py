@@ -45,6 +45,7 @@ from van_hf.data import (
     resolve_class_weights,
 )
 from van_hf.data.loading import LABEL_NAMES_FILE, default_bands
+from van_hf.data.streaming import streams_per_process
 from van_hf.files import read_json, write_json
 from van_hf.inference import load_config
 from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
@@ -57,6 +58,7 @@ BALANCED = "balanced"
 BANDS_FILE = "bands.json"  # in the output folder, of statistics that were measured
 CPU_WORKERS = 2  # they wait most of the time, as training itself keeps the cores busy
 MOST_WORKERS = 8
+SHUFFLE_BUFFER_SIZE = 1000
 TRACKERS = ("tensorboard", "trackio", "wandb")
 # What runs had before there was a choice, which their checkpoints do not tell.
 ADDED_TO_RUNS = {
@@ -78,6 +80,10 @@ def parse_arguments(description: str) -> argparse.Namespace:
     data = add_data_arguments(parser)
     data.add_argument("--dataloader_num_workers", type=int, help="loading processes per device; by default "
                       f"{CPU_WORKERS} on the CPU, on a GPU the process's cores, {MOST_WORKERS} at most")  # fmt: skip
+    data.add_argument("--streaming", action="store_true", help="read the training pictures of a Hub dataset, or of a "
+                      "folder of Parquet files, as they are needed, instead of keeping them on the disk")  # fmt: skip
+    data.add_argument("--shuffle_buffer_size", type=int, help="with --streaming, how many pictures each process "
+                      f"keeps in memory, not decoded, to draw from; {SHUFFLE_BUFFER_SIZE} by default")  # fmt: skip
     data.add_argument("--jpeg_draft", action="store_true", help="decode JPEGs that are resized to half or less at "
                       "1/2, 1/4 or 1/8: faster, pictures slightly smoother, the same crops and labels")  # fmt: skip
 
@@ -210,6 +216,7 @@ def find_value_problems(args: argparse.Namespace) -> list[str]:
             "checkpointing_steps",
             "early_stopping_patience",
             "num_threads",
+            "shuffle_buffer_size",
         ),
         0: ("warmup_steps", "weight_decay", "dataloader_num_workers", "seed"),
         32: ("crop_size",),
@@ -275,7 +282,8 @@ def find_choice_problems(args: argparse.Namespace, state: PartialState) -> list[
     elif args.torch_compile and not can_compile(state):
         needed = "a C++ compiler: g++, clang++ or CXX" if state.device.type == "cpu" else "the package triton"
         problems.append(f"--torch_compile needs {needed}, which is not there")
-    return problems + find_band_problems(args) + find_loss_problems(args) + find_hub_problems(args)
+    problems += find_streaming_problems(args) + find_band_problems(args)
+    return problems + find_loss_problems(args) + find_hub_problems(args)
 
 
 def find_band_problems(args: argparse.Namespace) -> list[str]:
@@ -295,6 +303,22 @@ def find_band_problems(args: argparse.Namespace) -> list[str]:
             read_band_statistics(args.band_statistics, bands)
         except ValueError as error:
             problems.append(f"--band_statistics: {error}")
+    return problems
+
+
+def find_streaming_problems(args: argparse.Namespace) -> list[str]:
+    """What does not go with pictures that are read one after the other, and what needs such."""
+    if not args.streaming:
+        return [] if args.shuffle_buffer_size is None else ["--shuffle_buffer_size needs --streaming"]
+    problems = []
+    if args.class_weights == BALANCED:
+        problems.append("--streaming does not go with --class_weights balanced, which counts all masks; a file does")
+    if args.rare_class_sampling is not None:
+        problems.append("--streaming does not go with --rare_class_sampling, which draws pictures from all of them")
+    if args.annotations is not None:
+        problems.append("--streaming does not go with --annotations, whose pictures lie in a folder as they are")
+    if args.dataset in GENERATED_DATASETS:
+        problems.append(f"--streaming does not go with --dataset {args.dataset}, which is generated on this machine")
     return problems
 
 
@@ -417,6 +441,9 @@ def resolve_band_statistics(
         return read_band_statistics(args.band_statistics, dataset.bands)
     if start is not None and set(dataset.bands) <= set(start.bands):
         return start.select(dataset.bands)
+    if args.streaming:
+        problem = "--streaming with --bands needs --band_statistics: not all pictures are read before the training"
+        stop_at_problems([problem], state)
     statistics, problems = None, []
     if state.is_main_process:
         path = Path(args.output_dir, BANDS_FILE)
@@ -529,6 +556,7 @@ def find_resume_problems(
     if None in (now["num_threads"], saved.get("num_threads")):
         # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
         saved["num_threads"] = now["num_threads"]
+    saved.pop("streamed_files", None)  # see `find_stream_problems`
     # Older checkpoints have recorded none of the files, or not the data set's own.
     files, digests = saved.pop("files", {}), now.pop("files")
     problems = [
@@ -546,12 +574,37 @@ def find_resume_problems(
             f"{num_processes} processes; among {numbers} they can"
         )
         saved["total_train_batch_size"] = now["total_train_batch_size"]
-    saved |= {name: now[name] for name in SPLIT}
+    saved |= {name: now[name] for name in SPLIT if not (args.streaming and name == "num_processes")}
+    if args.streaming and now["dataloader_num_workers"] is None:  # what it was, see `choose_num_workers`
+        saved["dataloader_num_workers"] = None
     return problems + [
         f"{name} is {now.get(name)!r}, but {checkpoint} belongs to a run with {saved.get(name)!r}"
         for name in sorted(now.keys() | saved.keys())
         if now.get(name) != saved.get(name)
     ]
+
+
+def find_stream_problems(args: argparse.Namespace, dataset: SegmentationDataset, num_processes: int) -> list[str]:
+    """Training files that cannot be streamed to so many processes, or are others than those of the run to resume."""
+    split, checkpoint = dataset.splits["train"], checkpoint_to_resume(args)
+    problems = []
+    if args.epochs is not None and split.num_rows is None:
+        problems.append(f"--epochs: dataset {dataset.name} does not say how many training pictures it has, which "
+                        "takes a card with `dataset_info`; --max_train_steps does without")  # fmt: skip
+    try:
+        streams_per_process(split.num_shards, num_processes, args.dataloader_num_workers)
+    except ValueError as error:
+        problems.append(f"--streaming: {error}")
+    if checkpoint is not None:
+        saved = read_json(checkpoint / "run.json")["streamed_files"]
+        changed = [name for name in saved.keys() | split.files.keys() if saved.get(name) != split.files.get(name)]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            problems.append(
+                f"the training files of dataset {dataset.name} are not those of the run that {checkpoint} belongs to: "
+                f"{', '.join(sorted(changed)[:3])}{more} were added, removed, or have another size"
+            )
+    return problems
 
 
 def is_complete(args: argparse.Namespace) -> bool:
@@ -623,9 +676,26 @@ def find_idle_arguments(args: argparse.Namespace, recipe: Recipe) -> list[str]:
 
 
 def choose_num_workers(args: argparse.Namespace, state: PartialState) -> int:
-    """Return the loading processes of each device; they decide nothing but the time that it takes."""
+    """Return the loading processes of each device; they decide nothing but the time that it takes.
+
+    With `--streaming`, though, they decide the order of the pictures. So it is one number on all processes and, unless
+    the arguments say otherwise, that of the checkpoint which is resumed. For all processes to call.
+
+    Args:
+        args: without problems, see [`find_problems`] and [`find_recipe_problems`].
+        state: tells the processes apart.
+    """
     if args.dataloader_num_workers is not None:
         return args.dataloader_num_workers
+    checkpoint = checkpoint_to_resume(args)
+    if args.streaming and checkpoint is not None:
+        return read_json(checkpoint / "run.json")["dataloader_num_workers"]
+    num_workers = default_num_workers(state)
+    return broadcast_object_list([num_workers])[0] if args.streaming else num_workers
+
+
+def default_num_workers(state: PartialState) -> int:
+    """Return the loading processes of each device where nothing was asked for."""
     return CPU_WORKERS if state.device.type == "cpu" else min(cores_per_process(), MOST_WORKERS)
 
 
@@ -724,6 +794,10 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         "mixed_precision": mixed_precision(args),
     }
     run["frozen_stages"] = frozen_stages(args)
+    if args.streaming:
+        run["streaming"] = True
+        run["shuffle_buffer_size"] = args.shuffle_buffer_size or SHUFFLE_BUFFER_SIZE
+        run["dataloader_num_workers"] = args.dataloader_num_workers
     if args.save_best or args.early_stopping_patience is not None:
         run["validation_split"] = args.validation_split  # evaluations decide which weights are kept
     else:

@@ -27,7 +27,14 @@ from typing import NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DataLoaderConfiguration, broadcast, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    broadcast,
+    broadcast_object_list,
+    gather_object,
+    send_to_device,
+    set_seed,
+)
 from common_arguments import (
     claim_output_dir,
     load_dataset,
@@ -61,6 +68,7 @@ from train_arguments import (
     find_problems,
     find_recipe_problems,
     find_resume_problems,
+    find_stream_problems,
     first_output_dir,
     frozen_stages,
     given_class_weights,
@@ -79,6 +87,7 @@ from train_arguments import (
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import BandStatistics, RareClassSampling, SegmentationDataset, TrainAugmentation, TrainSamples
 from van_hf.data.samples import content_of
+from van_hf.data.streaming import StreamedTrainSamples, StreamPlaces, streams_per_process
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json
 from van_hf.inference import DTYPES, Protocol, load_bands, load_config, load_weights, predict
@@ -142,6 +151,7 @@ class Run:
         rare_class_sampling: how training pictures are drawn, if not each as often as the others.
         history: what was measured so far.
         signals: whether this process was asked to end.
+        places: where the streams of training pictures are, with `--streaming`.
     """
 
     args: argparse.Namespace
@@ -154,6 +164,7 @@ class Run:
     rare_class_sampling: RareClassSampling | None = None
     history: TrainingHistory = field(default_factory=TrainingHistory)
     signals: EndSignals = field(default_factory=EndSignals)
+    places: StreamPlaces | None = None
 
     @property
     def output_dir(self) -> Path:
@@ -172,8 +183,11 @@ class Run:
         return patience is not None and history.evaluations_since_best >= patience and not is_over
 
     def describe(self) -> dict:
-        """Return what decides the weights, see [`describe_run`]."""
-        return describe_run(self.args, self.recipe, self.accelerator.num_processes)
+        """Return what decides the weights, see [`describe_run`], and the files of a stream."""
+        described = describe_run(self.args, self.recipe, self.accelerator.num_processes)
+        if self.args.streaming:
+            described["streamed_files"] = self.dataset.splits["train"].files
+        return described
 
     def predict(self, model: VanForSemanticSegmentation, image: torch.Tensor) -> torch.Tensor:
         """Return a model's label of each pixel, int64 (height, width), of a picture, see [`predict`]."""
@@ -203,9 +217,10 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
         dataloader_config=DataLoaderConfiguration(non_blocking=True),
     )
     set_seed(args.seed)
-    dataset = load_or_stop(partial(load_dataset, args), "--dataset", state)
+    dataset = load_or_stop(partial(load_dataset, args, streaming=args.streaming), "--dataset", state)
+    places = create_streams(args, dataset, state) if args.streaming else None
     if args.epochs is not None:
-        num_pictures = len(dataset.splits["train"])
+        num_pictures = dataset.splits["train"].num_rows
         recipe = with_length(args, recipe, num_pictures)
         state.print(
             f"{args.epochs:g} epochs of {num_pictures} pictures are {recipe.max_train_steps} steps, of which "
@@ -245,7 +260,21 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     if args.rare_class_sampling is not None:
         sampling = RareClassSampling(counts.pixels, counts.pictures, args.rare_class_sampling)
         accelerator.print(describe_sampling(sampling, dataset))
-    return Run(args, recipe, dataset, model, image_processor, accelerator, loss, sampling)
+    return Run(args, recipe, dataset, model, image_processor, accelerator, loss, sampling, places=places)
+
+
+def create_streams(args: argparse.Namespace, dataset: SegmentationDataset, state: PartialState) -> StreamPlaces:
+    """Have the training pictures in a shard for each stream, and return the places at which the streams begin."""
+    wanted = state.num_processes * max(args.dataloader_num_workers, 1)
+    with fail_together():
+        dataset.splits["train"] = dataset.splits["train"].resharded(wanted)
+    stop_at_problems(find_stream_problems(args, dataset, state.num_processes), state)
+    num_shards = dataset.splits["train"].num_shards
+    each = streams_per_process(num_shards, state.num_processes, args.dataloader_num_workers)
+    state.print(f"Streaming {num_shards} shard(s) of training pictures to {state.num_processes * each} stream(s)")
+    if each < args.dataloader_num_workers:
+        state.print(f"Loading processes per device: {each}, and not {args.dataloader_num_workers}, for lack of shards")
+    return StreamPlaces(state.process_index, state.num_processes, each)
 
 
 def load_start_bands(args: argparse.Namespace) -> BandStatistics | None:
@@ -329,17 +358,22 @@ def create_model(
     return load_weights(path, config)
 
 
+def create_augmentation(recipe: Recipe, dataset: SegmentationDataset) -> TrainAugmentation:
+    """Return the recipe's augmentation; the colours of bands are not distorted."""
+    return TrainAugmentation(
+        crop_size=recipe.crop_size,
+        scale=recipe.image_scale,
+        ratio_range=recipe.ratio_range,
+        photometric_distortion=recipe.photometric_distortion and dataset.bands is None,
+    )
+
+
 def create_loader(run: Run) -> DataLoader:
     """Return the batches of the rest of a run; `accelerator.prepare` deals them out to the processes in turn."""
     args, recipe, dataset = run.args, run.recipe, run.dataset
     samples = TrainSamples(
         dataset.splits["train"],
-        TrainAugmentation(
-            crop_size=recipe.crop_size,
-            scale=recipe.image_scale,
-            ratio_range=recipe.ratio_range,
-            photometric_distortion=recipe.photometric_distortion and dataset.bands is None,
-        ),
+        create_augmentation(recipe, dataset),
         num_labels=dataset.num_labels,
         do_reduce_labels=dataset.do_reduce_labels,
         seed=args.seed,
@@ -352,14 +386,50 @@ def create_loader(run: Run) -> DataLoader:
     )
     return DataLoader(
         samples,
-        batch_size=run.describe()["per_device_train_batch_size"],
         sampler=range(run.history.last_step * recipe.total_train_batch_size, len(samples)),
         num_workers=args.dataloader_num_workers,
-        pin_memory=torch.cuda.is_available(),
-        # Without a generator of its own the loader draws from the one that stochastic depth uses.
-        generator=torch.Generator(),
-        worker_init_fn=leave_end_signals_to_parent,
+        **loader_options(run),
     )
+
+
+def loader_options(run: Run) -> dict:
+    """Return what all loaders of training samples have in common."""
+    return {
+        "batch_size": run.describe()["per_device_train_batch_size"],
+        "pin_memory": torch.cuda.is_available(),
+        # Without a generator of its own the loader draws from the one that stochastic depth uses.
+        "generator": torch.Generator(),
+        "worker_init_fn": leave_end_signals_to_parent,
+    }
+
+
+def streamed_batches(run: Run) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield this process's batches of the rest of a run from its streams, in turn.
+
+    `accelerator.prepare` would have one process read everything, or each process, and take a part.
+    """
+    args, recipe, dataset, places = run.args, run.recipe, run.dataset, run.places
+    options = loader_options(run)
+    num_steps = recipe.max_train_steps - run.history.last_step
+    samples = StreamedTrainSamples(
+        dataset.splits["train"],
+        create_augmentation(recipe, dataset),
+        places=places.places,
+        num_streams=places.num_streams,
+        block_size=max(1, run.describe()["shuffle_buffer_size"] // len(places.places)),
+        batch_size=options["batch_size"],
+        num_batches=num_steps * run.accelerator.gradient_accumulation_steps,
+        num_labels=dataset.num_labels,
+        do_reduce_labels=dataset.do_reduce_labels,
+        seed=args.seed,
+        jpeg_draft=args.jpeg_draft,
+        mask_meaning=dataset.mask_meaning,
+        bands=dataset.bands,
+    )
+    num_workers = min(args.dataloader_num_workers, len(places.places))
+    for batch in DataLoader(samples, num_workers=num_workers, **options):
+        places.follow(batch.pop("place")[-1].tolist())
+        yield send_to_device(batch, run.accelerator.device, non_blocking=True)
 
 
 def normalize(pixel_values: torch.Tensor, image_processor: VanImageProcessor) -> torch.Tensor:
@@ -386,7 +456,8 @@ def train(run: Run) -> VanForSemanticSegmentation:
     scheduler = create_scheduler(optimizer, recipe)
     wrapped_model, optimizer = accelerator.prepare(model, optimizer)
     forward = compile_for_training(wrapped_model) if args.torch_compile else wrapped_model
-    accelerator.register_for_checkpointing(scheduler, history, *([ema] if ema else []))
+    registered = (scheduler, history, ema, run.places)
+    accelerator.register_for_checkpointing(*(entry for entry in registered if entry is not None))
     # From here on every process has random numbers of its own, for stochastic depth and dropout.
     set_seed(args.seed, device_specific=True)
     if checkpoint := checkpoint_to_resume(args):
@@ -399,7 +470,7 @@ def train(run: Run) -> VanForSemanticSegmentation:
             earlier = siblings[: siblings.index(checkpoint)] if checkpoint in siblings else []
             way_on = f"; --resume_from_checkpoint {earlier[-1]} goes on from the one before it" if earlier else ""
             stop(f"error: {error}{way_on}", accelerator.state)
-    batches = iter(accelerator.prepare(create_loader(run)))
+    batches = streamed_batches(run) if args.streaming else iter(accelerator.prepare(create_loader(run)))
 
     started = time.perf_counter() - history.seconds
     progress = progress_bar(run)
@@ -445,6 +516,8 @@ def train(run: Run) -> VanForSemanticSegmentation:
 def save_state(run: Run) -> None:
     """Save a checkpoint; where that fails, the script ends. For all processes to call."""
     step, limit = run.history.last_step, run.args.checkpoints_total_limit
+    if run.places is not None:
+        run.places.gather()
     try:
         save_checkpoint(run.accelerator, run.output_dir, step, run.describe(), limit)
     except OSError as error:
@@ -648,7 +721,7 @@ def describe_results(run: Run) -> dict:
         "dataset": {
             "name": run.dataset.name,
             "num_labels": run.dataset.num_labels,
-            "train": len(run.dataset.splits["train"]),
+            "train": run.dataset.splits["train"].num_rows,
             "validation": len(run.dataset.splits["validation"]),
         },
         "class_weights": describe_class_weights(run),

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import datasets
 import eval_seg
 import numpy as np
 import pytest
@@ -217,6 +218,94 @@ def test_any_number_of_processes_goes_on(tmp_path, boxes):
     stop_after(4, "other")
     splits.append(go_on(2, 2, "other")["run"])
     assert [[split[name] for name in SPLIT] for split in splits] == [[1, 1, 4], [2, 1, 2]]
+
+
+@pytest.fixture(scope="module")
+def box_shards(tmp_path_factory) -> Path:
+    """Folder of a dataset like `boxes`, in Parquet files: 23 pictures in 5 of them to train on, 5 to validate on."""
+    rng = np.random.default_rng(2)
+    folder = tmp_path_factory.mktemp("data") / "box_shards"
+    features = datasets.Features(image=datasets.Image(), mask=datasets.Image())
+    for split, sizes in {"train": (4, 7, 3, 5, 4), "validation": (5,)}.items():
+        for shard, size in enumerate(sizes):
+            examples = datasets.Dataset.from_list([paint_box(rng) for _ in range(size)], features=features)
+            examples.to_parquet(folder / "data" / f"{split}-{shard:05}-of-{len(sizes):05}.parquet")
+    (folder / "id2label.json").write_text(json.dumps(BOX_NAMES))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_processes", "num_workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
+def test_streamed_run_goes_on_as_if_nothing_had_been(
+    monkeypatch, capsys, tmp_path, box_shards, num_processes, num_workers
+):
+    """A process is killed after an odd number of batches, and with pictures loaded ahead."""
+    dataset = ("--num_threads", 1, "--dataset", box_shards)
+    arguments = (*dataset, *TRAINING, "--per_device_train_batch_size", 1, "--checkpointing_steps", 1)
+    arguments += ("--decode_head", "semantic_fpn", "--crop_size", 64, "--streaming", "--shuffle_buffer_size", 6)
+    arguments += ("--dataloader_num_workers", num_workers, "--resume_from_checkpoint", "latest")
+
+    def run(output_dir: str, attempt: int, **options) -> tuple[int, str]:
+        records = tmp_path / f"records-{output_dir}"
+        records.mkdir(exist_ok=True)
+        options |= {"num_processes": num_processes, "RECORDS": str(records), "ATTEMPT": str(attempt)}
+        program = PROGRAMS / "train_recorded.py"
+        process = launch(program, *arguments, "--output_dir", output_dir, cwd=tmp_path, **options)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    status, output = run("whole", 0)
+    assert status == 0, output
+    streams = num_processes * max(num_workers, 1)
+    assert f"Streaming 5 shard(s) of training pictures to {streams} stream(s)" in output
+    status, output = run("killed", 0, DIE_AT="4")
+    assert status != 0, output
+    assert complete_checkpoints(tmp_path / "killed")[-1].name == "checkpoint-3"
+    status, output = run("killed", 1)
+    assert status == 0, output
+    steps, resumed = (steps_of(tmp_path / f"records-{name}") for name in ("whole", "killed"))
+    assert steps == resumed
+    assert len({number for numbers in steps.values() for number in numbers}) == 6 * 4
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+    whole, killed = (results_of(tmp_path / name) for name in ("whole", "killed"))
+    assert whole["evaluations"] == killed["evaluations"] and whole["run"] == killed["run"]
+
+    # Without streaming the same figures come out.
+    monkeypatch.chdir(tmp_path)
+    run_here(monkeypatch, eval_seg, "--dataset", box_shards, "--model_name_or_path", "whole", "--output_dir", "again")
+    assert all(results_of(Path("again"))[name] == whole[name] for name in ("mean_iou", "overall_accuracy", "iou"))
+
+
+@pytest.mark.slow
+def test_streamed_run_is_resumed_as_it_was(monkeypatch, capsys, tmp_path, box_shards):
+    monkeypatch.setattr(train_seg, "write_pictures", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(box_shards, "data")
+    arguments = ("--dataset", "data", *TRAINING, "--num_threads", 1, "--streaming", "--output_dir", "out")
+    arguments += ("--dataloader_num_workers", 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_seg, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_here(patch, train_seg, *arguments)
+    resume = ("--resume_from_checkpoint", "latest")
+    (problem,) = run_refused(monkeypatch, capsys, *arguments, *resume, "--dataloader_num_workers", 2)
+    assert "dataloader_num_workers is 2, but out/checkpoint-3 belongs to a run with 1" in problem
+    (problem,) = run_refused(monkeypatch, capsys, *arguments, *resume, "--shuffle_buffer_size", 8)
+    assert "shuffle_buffer_size is 8" in problem
+    process = launch_training(*arguments, *resume, num_processes=2, cwd=tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert "num_processes is 2, but out/checkpoint-3 belongs to a run with 1" in output
+
+    shard = Path("data/data/train-00001-of-00005.parquet")
+    shard.rename("data/data/train-00001-of-00006.parquet")
+    (problem,) = run_refused(monkeypatch, capsys, *arguments, *resume)
+    assert "the training files of dataset data are not those of the run that out/checkpoint-3 belongs to" in problem
+    assert "train-00001-of-00005.parquet" in problem and "train-00001-of-00006.parquet" in problem
+    Path("data/data/train-00001-of-00006.parquet").rename(shard)
+    (problem,) = run_refused(monkeypatch, capsys, *arguments, "--epochs", 2, "--output_dir", "other")
+    assert "--epochs" in problem
+    run_here(monkeypatch, train_seg, *arguments, *resume)
+    assert results_of(Path("out"))["run"]["dataloader_num_workers"] == 1
+    assert results_of(Path("out"))["dataset"]["train"] is None
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """train_seg.py, which leaves in the folder RECORDS the numbers of the samples that each step was taken with.
 
-Each process appends lines `STEP NUMBER NUMBER ...` to a file of its own, `ATTEMPT-RANK`. The attempts of a run are
+Each process appends lines `STEP NUMBER NUMBER ...` to a file of its own, `ATTEMPT-RANK`. Samples of a stream, which
+have no numbers, are recorded by digests. The attempts of a run are
 numbered by the variable ATTEMPT and, within it, by torchrun's restarts. Before the step DIE_AT, if there is such, the
 last process is killed, unless it was restarted.
 """
 
+import hashlib
 import os
 import signal
 import sys
@@ -26,12 +28,17 @@ class NumberedSamples(train_seg.TrainSamples):
         return {**super().__getitem__(index), "number": index}
 
 
+def digest(pixel_values):
+    """Return a number that no other crop has."""
+    return int.from_bytes(hashlib.blake2b(pixel_values.numpy().tobytes(), digest_size=6).digest(), "big")
+
+
 def backward(run, model, forward, batches):
     """Take a step with samples that are recorded."""
     numbers = []
 
     def record(batch):
-        numbers.extend(batch["number"].tolist())
+        numbers.extend(batch["number"].tolist() if "number" in batch else map(digest, batch["pixel_values"]))
         return batch
 
     step, rank = run.history.last_step + 1, run.accelerator.process_index

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import datasets
 import numpy as np
@@ -24,6 +25,7 @@ from .loading import SegmentationDataset
 from .masks import MaskMeaning, check_labels, raw_labels
 from .progress import reading_progress
 from .samples import named_errors
+from .streaming import StreamedSplit
 
 # Enough to meet all labels but the rare ones, and read in a second or two.
 NUM_MASKS = 200
@@ -40,13 +42,13 @@ class MaskContents:
     Attributes:
         pixels: number of pixels by raw value, the values in ascending order.
         num_seen: number of masks that were looked at.
-        num_masks: number of masks in the split.
+        num_masks: number of masks in the split; None where it is not known, of a stream.
         masks: number of masks by raw value.
     """
 
     pixels: dict[int, int]
     num_seen: int
-    num_masks: int
+    num_masks: int | None
     masks: dict[int, int] = field(default_factory=dict)
 
     def summary(self, do_reduce_labels: bool) -> SplitSummary:
@@ -62,6 +64,10 @@ class MaskContents:
     def labels(self, do_reduce_labels: bool) -> list[int]:
         """Return the labels that occur, after reduction and without the ignored one, in ascending order."""
         return sorted(self.summary(do_reduce_labels).label_pixels)
+
+    def describe_size(self) -> str:
+        """Return how many masks were looked at, and of how many, in words."""
+        return f"the first {self.num_seen}" if self.num_masks is None else f"{self.num_seen} of {self.num_masks}"
 
     def describe(self) -> str:
         """Return the raw values with their shares of the pixels, such as "0 (93.1 %) and 255 (6.9 %)"."""
@@ -109,15 +115,15 @@ def describe_labels(dataset: SegmentationDataset, contents: Mapping[str, MaskCon
         contents: what [`check_train_labels`] and [`check_validation_labels`] returned, by split.
     """
     summaries = {split: contents[split].summary(dataset.do_reduce_labels) for split in SPLITS}
-    is_sample = any(seen.num_seen < seen.num_masks for seen in contents.values())
-    seen = " and ".join(f"{contents[split].num_seen} of {contents[split].num_masks} {split} masks" for split in SPLITS)
+    is_sample = any(seen.num_seen != seen.num_masks for seen in contents.values())
+    seen = " and ".join(f"{contents[split].describe_size()} {split} masks" for split in SPLITS)
     ignored = " and ".join(_percent(summaries[split].ignored_share or 0) for split in SPLITS)
     lines = [
         f"Labels of dataset {dataset.name!r}, with their shares of the labelled pixels and their numbers of masks:",
         *_label_rows(dataset, summaries),
         f"Looked at {seen}, of whose pixels {ignored} are not labelled",
     ]
-    if is_sample:
+    if is_sample and not isinstance(dataset.splits["train"], StreamedSplit):
         lines[-1] += "; python examples/inspect_dataset.py, with the same arguments about data, looks at all"
     for finding in label_findings(dataset.id2label, summaries, dataset.do_reduce_labels, is_sample):
         lines.append(f"{finding.severity}: {finding.text}")
@@ -147,7 +153,8 @@ def _label_rows(dataset: SegmentationDataset, summaries: Mapping[str, SplitSumma
 def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks: int = NUM_MASKS) -> MaskContents:
     """Count the raw values in a sample of a split's masks, which lie all over it and are the same every time.
 
-    If no two labels occur among them, the other masks are looked at too, until there are two.
+    If no two labels occur among them, the other masks are looked at too, until there are two. Of a stream they are
+    the first ones.
 
     Args:
         dataset: its masks are decoded, not its pictures.
@@ -158,22 +165,43 @@ def look_at_masks(dataset: SegmentationDataset, split: str = "train", num_masks:
         ValueError: a mask cannot be read, or holds labels out of range; the message names it.
     """
     masks, name = dataset.splits[split], f"{dataset.name} {split}"
-    order = np.random.default_rng(0).permutation(len(masks)).tolist()
-    contents = MaskContents({}, 0, len(masks))
-    progress = reading_progress(total=min(num_masks, len(masks)), desc="Looking at masks", unit="mask")
-    with progress, closing(count_raw_values(masks, order, name, dataset.mask_meaning)) as counted:
-        for idx, counts in counted:
-            with named_errors(masks, idx, name):
+    if isinstance(masks, StreamedSplit):
+        total, counted = masks.num_rows, _count_streamed(masks, dataset.mask_meaning)
+    else:
+        total, order = len(masks), np.random.default_rng(0).permutation(len(masks)).tolist()
+        counted = (
+            (partial(named_errors, masks, idx, name), counts)
+            for idx, counts in count_raw_values(masks, order, name, dataset.mask_meaning)
+        )
+    contents = MaskContents({}, 0, total)
+    progress = reading_progress(total=min(num_masks, total or num_masks), desc="Looking at masks", unit="mask")
+    with progress, closing(counted):
+        for errors_of_mask, counts in counted:
+            with errors_of_mask():
                 check_labels(np.array([*counts]), dataset.num_labels, dataset.do_reduce_labels)
             pixels = Counter(contents.pixels) + Counter(counts)
             in_masks = Counter(contents.masks) + Counter(dict.fromkeys(counts, 1))
-            contents = MaskContents(dict(sorted(pixels.items())), contents.num_seen + 1, len(masks), dict(in_masks))
+            contents = MaskContents(dict(sorted(pixels.items())), contents.num_seen + 1, total, dict(in_masks))
             progress.update()
             if contents.num_seen >= num_masks:
                 if len(contents.labels(dataset.do_reduce_labels)) > 1:
                     break
-                progress.total = len(masks)
+                progress.total = total
+        else:
+            return replace(contents, num_masks=contents.num_seen)
     return contents
+
+
+def _count_streamed(
+    split: StreamedSplit, mask_meaning: MaskMeaning | None
+) -> Iterator[tuple[Callable[[], AbstractContextManager], dict[int, int]]]:
+    """What `count_raw_values` yields, of one mask of a stream after the other, with the context that names it."""
+    for shard in range(split.num_shards):
+        for row, files in enumerate(split.read(shard)):
+            errors_of_mask = partial(split.errors_of, shard, row, {"annotation": files["annotation"]})
+            with errors_of_mask():
+                labels = raw_labels(datasets.Image().decode_example(files["annotation"]), mask_meaning)
+            yield errors_of_mask, _count_values(labels)
 
 
 def count_raw_values(
@@ -199,19 +227,23 @@ def count_raw_values(
     def count(idx: int) -> tuple[int, dict[int, int]]:
         with named_errors(masks, idx, name):
             labels = raw_labels(masks[idx]["annotation"], mask_meaning)
-        if labels.dtype == np.uint8:
-            counts = np.bincount(labels.ravel())
-            values = counts.nonzero()[0]
-            counts = counts[values]
-        else:
-            values, counts = np.unique(labels, return_counts=True)
-        return idx, dict(zip(values.tolist(), counts.tolist(), strict=True))
+        return idx, _count_values(labels)
 
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads) as pool:
         # All at once would wait in the queue for nothing where the caller soon has seen enough.
         for start in range(0, len(indices), 4 * num_threads):
             yield from pool.map(count, indices[start : start + 4 * num_threads])
+
+
+def _count_values(labels: np.ndarray) -> dict[int, int]:
+    if labels.dtype == np.uint8:
+        counts = np.bincount(labels.ravel())
+        values = counts.nonzero()[0]
+        counts = counts[values]
+    else:
+        values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def reduced_counts(counts: Mapping[int, int], do_reduce_labels: bool) -> dict[int, int]:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .folders import FileProblem, mask_folders, pair_folders
 from .label_names import read_id2label, unique_names
 from .label_tables import LABEL_TABLES, LabelTable, read_label_table, read_mask_values
 from .masks import IGNORE_INDEX, UNLISTED, MaskMeaning, add_listed
+from .streaming import StreamedSplit, stream_split
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class SegmentationDataset:
     Attributes:
         name: what it was loaded as.
         splits: "train" and "validation", with the columns `image` and `annotation` (`datasets.Image`, decoded when
-            asked for; annotations have one channel) and `scene_category` where there is one.
+            asked for; annotations have one channel) and `scene_category` where there is one. Where "train" is
+            streamed, it is a [`streaming.StreamedSplit`].
         id2label: the label names by label id, 0..num_labels - 1, as they are after reduction; no two are alike.
         do_reduce_labels: whether 0 in the annotations means "other", so that raw label k is label k - 1.
         palette: [red, green, blue] in 0..255 for each label, or None.
@@ -79,8 +82,12 @@ class SegmentationDataset:
         """
         check_bands(list(bands))
         import_rasterio()
-        splits = self.splits.cast_column("image", datasets.Image(decode=False))
-        return replace(self, splits=splits, bands=tuple(bands))
+        undecoded = datasets.Image(decode=False)
+        splits = {
+            name: split if isinstance(split, StreamedSplit) else split.cast_column("image", undecoded)
+            for name, split in self.splits.items()
+        }
+        return replace(self, splits=datasets.DatasetDict(splits), bands=tuple(bands))
 
     @property
     def num_labels(self) -> int:
@@ -121,6 +128,7 @@ def load_segmentation_dataset(
     ignore_unlisted: bool = False,
     bands: Sequence[int] | None = None,
     problems: list[FileProblem] | None = None,
+    streaming: bool = False,
 ) -> SegmentationDataset:
     """Load a dataset of pictures and masks. Nothing is decoded before it is asked for.
 
@@ -170,20 +178,32 @@ def load_segmentation_dataset(
             as 8-bit RGB, but "fields" with all of its four bands. The extra `raster` has what reads them.
         problems: where files without a counterpart, and COCO's annotations that cannot be used, are added to, to be
             left out, and a split that is missing, to be empty; by default they are an error.
+        streaming: whether the training pictures are read as they are needed, and not kept on the disk, see
+            `streaming`: of "ade20k", a folder that `datasets.load_dataset` takes, or any dataset on the Hub.
+            `train_split` is then one whole split, and of the others those in `validation_split` alone are loaded.
 
     Raises:
         ValueError: there is no such dataset, or its columns, splits or label names are missing or not clear. The
             message says what was found and what would do.
     """
     name = str(name_or_path)
-    if annotations is None:
+    streamed = None
+    if streaming and annotations is not None:
+        raise ValueError(
+            "annotations are of pictures that lie in a folder, as they are; streaming does not go with them"
+        )
+    if streaming:
+        source, streamed = _open_streamed(name, config_name, revision, train_split, validation_split)
+    elif annotations is None:
         source = _open(name, config_name, revision, problems)
     else:
         given = {"image_column": image_column, "mask_column": mask_column, "id2label": id2label}
         given |= {"label_table": label_table, "mask_values": mask_values}
         given = [key for key, value in given.items() if value]
         source = _open_coco(name, annotations, bool(do_reduce_labels), given, problems)
-    splits = _choose_splits(name, source.splits, train_split, validation_split, problems)
+    splits = source.splits
+    if streamed is None:
+        splits = _choose_splits(name, splits, train_split, validation_split, problems)
     if annotations is None:
         splits = _choose_columns(name, splits, image_column, mask_column)
     if mask_values is not None:
@@ -206,6 +226,11 @@ def load_segmentation_dataset(
     splits = splits.select_columns(
         [c for c in ("image", "annotation", "scene_category") if c in splits["train"].features]
     )
+    if streamed is not None:
+        features = streamed.dataset.features
+        image_column = _choose_column(name, features, "image_column", image_column, IMAGE_COLUMNS)
+        mask_column = _choose_column(name, features, "mask_column", mask_column, MASK_COLUMNS)
+        splits["train"] = replace(streamed, columns=(image_column, mask_column))
     dataset = SegmentationDataset(name, splits, names, do_reduce_labels, palette, meaning)
     bands = source.bands if bands is None else bands
     return dataset if bands is None else dataset.with_bands(bands)
@@ -271,12 +296,12 @@ def _open(
         if folder.exists() or name.startswith(("/", ".", "~")):
             raise ValueError(f"dataset {name!r} is not a folder. {_WHAT_WOULD_DO}")
         return _Source(_load(name, config_name, revision=revision))
-    if (folder / "images").is_dir() and mask_folders(folder):
+    if _is_paired(folder):
         splits = pair_folders(folder, problems)
         if evidence := _ade20k_evidence(folder):
             return _Source(splits, ade20k.CLASS_NAMES, zero_is_other=True, guessed_from=evidence)
         return _Source(splits)
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+    if _is_saved(folder):
         try:
             saved = datasets.load_from_disk(str(folder))
         except (OSError, KeyError, ValueError) as error:
@@ -312,14 +337,74 @@ _WHAT_WOULD_DO = (
 
 
 def _load(path: str, config_name: str | None = None, **kwargs) -> datasets.DatasetDict:
-    try:
+    with _saying_what_would_do(path):
         return datasets.load_dataset(path, config_name, **kwargs)
+
+
+@contextmanager
+def _saying_what_would_do(path: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"dataset {path!r} could not be loaded: {error}\n{_WHAT_WOULD_DO} Of several configurations one is chosen "
             "with config_name; a Hub dataset with a loading script often has a parquet copy at "
             "revision='refs/convert/parquet'."
         ) from error
+
+
+def _open_streamed(
+    name: str, config_name: str | None, revision: str | None, train_split: str | None, validation_split: str | None
+) -> tuple[_Source, StreamedSplit]:
+    """What `_open` returns, with the splits chosen and "train" empty; and what this one is to be streamed from."""
+    folder, names, options = Path(name).expanduser(), None, {"revision": revision}
+    path = name
+    if name == "ade20k":
+        path, names = ade20k.HUB_REPOSITORY, ade20k.CLASS_NAMES
+        options = {"data_files": ade20k.HUB_DATA_FILES, "revision": revision or ade20k.HUB_REVISION}
+    elif name in GENERATED_DATASETS or _is_paired(folder) or _is_saved(folder):
+        kind = "generated on this machine" if name in GENERATED_DATASETS else "read from its folder as it is"
+        raise ValueError(f"dataset {name!r} is {kind}: there is nothing to stream, and nothing gained by it.")
+    elif folder.is_dir():
+        path, options = str(folder), {}
+    elif folder.exists() or name.startswith(("/", ".", "~")):
+        raise ValueError(f"dataset {name!r} is not a folder. {_WHAT_WOULD_DO}")
+    with _saying_what_would_do(path):
+        builder = datasets.load_dataset_builder(path, config_name, **options)
+    files = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
+    train = _choose_streamed(name, files, "train", train_split, TRAIN_SPLITS)
+    validation = _choose_streamed(name, files, "validation", validation_split, VALIDATION_SPLITS)
+    parts = {part.partition("[")[0].strip() for part in validation.split("+")}
+    if train not in files or not parts <= files.keys() or train in parts:
+        raise ValueError(
+            f"train_split={train!r} and validation_split={validation!r} do not fit dataset {name!r} with the splits "
+            f"{list(files)}: one whole split can be streamed, and of the others all, or parts, be validated on."
+        )
+    with _saying_what_would_do(path):
+        streamed = stream_split(builder, train, f"{name} train")
+        # Of the files of all splits, `builder` itself would download each.
+        loaded = datasets.load_dataset(builder.name, data_files={part: files[part] for part in sorted(parts)})
+    features = streamed.dataset.features
+    empty = datasets.Dataset.from_dict({column: [] for column in features}, features=features)
+    splits = {"train": empty, "validation": _take_split(name, loaded, "validation_split", validation)}
+    return _Source(datasets.DatasetDict(splits), names, zero_is_other=names is not None), streamed
+
+
+def _choose_streamed(name: str, files: Mapping, kind: str, split: str | None, candidates: tuple[str, ...]) -> str:
+    """The split that is meant, by its usual name unless another is given."""
+    split = split or next((candidate for candidate in candidates if candidate in files), None)
+    if split is None:
+        raise ValueError(f"dataset {name!r} has no split {kind!r}; found: {list(files)}. Name one with {kind}_split.")
+    return split
+
+
+def _is_paired(folder: Path) -> bool:
+    return (folder / "images").is_dir() and bool(mask_folders(folder))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
 def _ade20k_evidence(folder: Path) -> str | None:
