@@ -2,16 +2,17 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """A small Hub on 127.0.0.1, for the real huggingface_hub client to push to and load from.
 
-It holds model repositories in memory and speaks, of the Hub's HTTP interface, what the client (1.31 to 2.4) uses with
-`HF_HUB_DISABLE_XET=1`: whoami, creating repositories and branches, preupload, Git LFS (batch, upload and verify, in
-single parts), commits as ndjson, model info, references, file trees in pages, and downloads with ETag, commit and
-range. Files in LFS are served by redirects to another host name, as the Hub does with its storage.
+It holds repositories in memory, of models or, to be read alone, of data sets, and speaks, of the Hub's HTTP interface,
+what the client (1.31 to 2.4) uses with `HF_HUB_DISABLE_XET=1`: whoami, creating repositories and branches, preupload,
+Git LFS (batch, upload and verify, in single parts), commits as ndjson, model info, references, file trees in pages, and
+downloads with ETag, commit and range. Files in LFS are served by redirects to another host name, as the Hub does with
+its storage.
 
     with LoopbackHub() as hub:
         subprocess.run([...], env=hub.environment(cache_dir, token="hf_alice"))
 
 The client reads these variables when it is imported, so that it has to run in a process of its own. Not here: Xet,
-multi-part uploads, pull requests, datasets, Spaces, and limits on sizes and rates.
+multi-part uploads, pull requests, Spaces, and limits on sizes and rates.
 """
 
 import base64
@@ -27,6 +28,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKENS = {"hf_alice": ("alice", "write"), "hf_alice_read": ("alice", "read"), "hf_bob": ("bob", "write")}
 LFS_PATTERNS = ("*.safetensors", "*.bin", "*.pth")
+KIND = "(models|datasets)"
 REPO, REVISION = r"(?P<repo>[\w.-]+/[\w.-]+)", r"(?P<revision>[^/]+)"
 
 
@@ -454,16 +456,16 @@ ROUTES = (
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
     ("POST", "/api/repos/create", Handler.create_repo),
-    ("GET", f"/api/models/{REPO}(/revision/{REVISION})?", Handler.model_info),
+    ("GET", f"/api/{KIND}/{REPO}(/revision/{REVISION})?", Handler.model_info),
     ("GET", f"/api/models/{REPO}/refs", Handler.refs),
     ("POST", f"/api/models/{REPO}/branch/{REVISION}", Handler.create_branch),
-    ("GET", f"/api/models/{REPO}/tree/{REVISION}(/(?P<folder>.+))?", Handler.tree),
-    ("POST", f"/api/models/{REPO}/paths-info/{REVISION}", Handler.paths_info),
+    ("GET", f"/api/{KIND}/{REPO}/tree/{REVISION}(/(?P<folder>.+))?", Handler.tree),
+    ("POST", f"/api/{KIND}/{REPO}/paths-info/{REVISION}", Handler.paths_info),
     ("POST", f"/api/models/{REPO}/preupload/{REVISION}", Handler.preupload),
     ("POST", f"/api/models/{REPO}/commit/{REVISION}", Handler.commit),
     ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("POST", rf"/{REPO}\.git/info/lfs/verify", Handler.lfs_verify),
     ("PUT", "/storage/(?P<oid>[0-9a-f]{64})", Handler.lfs_upload),
     ("GET", "/storage/(?P<oid>[0-9a-f]{64})", Handler.storage),
-    ("GET", f"/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
+    ("GET", f"(/datasets)?/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
 )

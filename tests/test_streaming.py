@@ -1,8 +1,11 @@
 # Copyright 2026 The van_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -13,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import paired_folders
+from conftest import PROGRAMS, paired_folders
+from loopback_hub import Commit, File, LoopbackHub, Repository
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -337,6 +341,29 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, folder, load):
         assert len(load(validation_split="test").splits["validation"]) == 2
     finally:
         (folder / "test.parquet").rename(folder / "validation-00000-of-00001.parquet")
+
+
+@pytest.mark.slow
+def test_a_hub_dataset_is_streamed(tmp_path, folder):
+    with LoopbackHub() as hub:
+        hub.repositories["alice/reds"] = repository = Repository()
+        content = {path.name: path.read_bytes() for path in folder.iterdir()}
+        files = {name: File(data, hashlib.sha256(data).hexdigest()) for name, data in content.items()}
+        hub.objects = {file.sha256: file.content for file in files.values()}
+        sha = repository.add("main", Commit("data", files))
+        environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        command = [sys.executable, PROGRAMS / "stream_from_hub.py", "alice/reds"]
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+        found = json.loads(output.stdout.splitlines()[-1])
+        assert hub.unknown == []
+    assert found["labels"] == list(NAMES.values()) and found["validation"] == 2
+    assert found["whole"] == found["parts"] and len(found["whole"]) == 12
+    names = [f"hf://datasets/alice/reds/{name}" for name in sorted(content) if name.startswith("train")]
+    assert found["files"] == {name: len(content[name.split("/")[-1]]) for name in names}
+    # Neither the files, nor what `datasets` makes of them.
+    sizes = {path.stat().st_size for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    assert sizes.isdisjoint(found["files"].values())
+    assert not list((tmp_path / "home").rglob("*train*.arrow")) and sha not in str(found["files"])
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -299,6 +299,66 @@ def test_epochs_of_a_resumed_run_are_judged_when_the_pictures_are_counted(parse,
         assert [problem.split()[0] for problem in found] == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--class_weights", "balanced"], "--streaming does not go with --class_weights balanced, "),
+        (["--rare_class_sampling"], "--streaming does not go with --rare_class_sampling, "),
+        (["--annotations", "a.json"], "--streaming does not go with --annotations, "),
+        (["--dataset", "cracks"], "--streaming does not go with --dataset cracks, which is generated"),
+        (["--shuffle_buffer_size", 0], "--shuffle_buffer_size must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_streamed_is_a_problem(parse, arguments, expected):
+    streaming = ("--streaming", "--dataset", "owner/data", "--recipe", "scenes", "--model_size", "mini")
+    assert problems(parse(*streaming)) == []
+    (problem,) = problems(parse(*streaming, *arguments))
+    assert problem.startswith(expected)
+
+
+def test_a_shuffle_buffer_is_that_of_a_stream(parse):
+    assert problems(parse("--shuffle_buffer_size", 9)) == ["--shuffle_buffer_size needs --streaming"]
+
+
+def test_a_streamed_run_is_resumed_as_it_was_split(parse, saved_run):
+    streaming = ("--streaming", "--dataset", "owner/data", "--recipe", "scenes", "--model_size", "mini")
+    streaming += ("--total_train_batch_size", 4)
+    args = parse(*streaming, *saved_run(*streaming, "--dataloader_num_workers", 3, num_processes=2))
+    assert train_arguments.find_resume_problems(args, resolve_recipe(args), 2) == []
+    assert train_arguments.choose_num_workers(args, CPU) == 3
+    (problem,) = train_arguments.find_resume_problems(args, resolve_recipe(args), 1)
+    assert problem == f"num_processes is 1, but {Path('run/checkpoint-1')} belongs to a run with 2"
+    for given, problem in {
+        ("--dataloader_num_workers", 2): "dataloader_num_workers is 2",
+        ("--shuffle_buffer_size", 9): "shuffle_buffer_size is 9",
+    }.items():
+        args = parse(*streaming, *given, "--resume_from_checkpoint", "run/checkpoint-1")
+        (found,) = train_arguments.find_resume_problems(args, resolve_recipe(args), 2)
+        assert found.startswith(f"{problem}, but")
+
+
+def test_files_of_a_resumed_stream_are_named(parse, saved_run):
+    streaming = ("--streaming", "--dataset", "owner/data", "--recipe", "scenes", "--model_size", "mini")
+    args = parse(*streaming, "--dataloader_num_workers", 2)
+    split = SimpleNamespace(num_shards=3, num_rows=None, files={"a": 1, "b": 2, "c": 3})
+    dataset = SimpleNamespace(name="pets", splits={"train": split})
+    assert train_arguments.find_stream_problems(args, dataset, 3) == []
+    (problem,) = train_arguments.find_stream_problems(args, dataset, 4)
+    assert problem.startswith("--streaming: the training pictures lie in 3 shard(s)")
+    args.epochs = 2
+    (problem,) = train_arguments.find_stream_problems(args, dataset, 3)
+    assert problem.startswith("--epochs: dataset pets does not say how many training pictures it has")
+
+    streaming += ("--dataloader_num_workers", 2)
+    args = parse(*streaming, *saved_run(*streaming))
+    run = json.loads(Path("run/checkpoint-1/run.json").read_text())
+    for files, expected in (({"a": 1, "b": 2, "c": 3}, None), ({"a": 1, "b": 4, "d": 3}, "b, c, d were added")):
+        Path("run/checkpoint-1/run.json").write_text(json.dumps(run | {"streamed_files": files}))
+        assert train_arguments.find_resume_problems(args, resolve_recipe(args), 1) == []
+        found = train_arguments.find_stream_problems(args, dataset, 3)
+        assert [expected in problem for problem in found] == ([] if expected is None else [True])
+
+
 def test_loading_processes_fit_the_machine(parse, monkeypatch):
     for cores, expected in {1: 1, 6: 6, 48: 8}.items():
         monkeypatch.setattr(train_arguments, "cores_per_process", lambda cores=cores: cores)

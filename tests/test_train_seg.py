@@ -235,13 +235,20 @@ def box_shards(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_processes", "num_workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
-def test_streamed_run_goes_on_as_if_nothing_had_been(
-    monkeypatch, capsys, tmp_path, box_shards, num_processes, num_workers
-):
+@pytest.mark.parametrize(("num_processes", "num_workers"), [(1, 0), (2, 2)])
+def test_streamed_run_goes_on_as_if_nothing_had_been(monkeypatch, tmp_path, box_shards, num_processes, num_workers):
     """A process is killed after an odd number of batches, and with pictures loaded ahead."""
-    dataset = ("--num_threads", 1, "--dataset", box_shards)
-    arguments = (*dataset, *TRAINING, "--per_device_train_batch_size", 1, "--checkpointing_steps", 1)
+    arguments = (
+        "--num_threads",
+        1,
+        "--dataset",
+        box_shards,
+        *TRAINING,
+        "--per_device_train_batch_size",
+        1,
+        "--checkpointing_steps",
+        1,
+    )
     arguments += ("--decode_head", "semantic_fpn", "--crop_size", 64, "--streaming", "--shuffle_buffer_size", 6)
     arguments += ("--dataloader_num_workers", num_workers, "--resume_from_checkpoint", "latest")
 
