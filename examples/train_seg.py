@@ -266,8 +266,8 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
 def create_streams(args: argparse.Namespace, dataset: SegmentationDataset, state: PartialState) -> StreamPlaces:
     """Have the training pictures in a shard for each stream, and return the places at which the streams begin."""
     wanted = state.num_processes * max(args.dataloader_num_workers, 1)
-    with fail_together():
-        dataset.splits["train"] = dataset.splits["train"].resharded(wanted)
+    resharded = partial(dataset.splits["train"].resharded, wanted)
+    dataset.splits["train"] = load_or_stop(resharded, "--streaming", state)
     stop_at_problems(find_stream_problems(args, dataset, state.num_processes), state)
     num_shards = dataset.splits["train"].num_shards
     each = streams_per_process(num_shards, state.num_processes, args.dataloader_num_workers)

@@ -2,11 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """A small Hub on 127.0.0.1, for the real huggingface_hub client to push to and load from.
 
-It holds repositories in memory, of models or, to be read alone, of data sets, and speaks, of the Hub's HTTP interface,
-what the client (1.31 to 2.4) uses with `HF_HUB_DISABLE_XET=1`: whoami, creating repositories and branches, preupload,
-Git LFS (batch, upload and verify, in single parts), commits as ndjson, model info, references, file trees in pages, and
-downloads with ETag, commit and range. Files in LFS are served by redirects to another host name, as the Hub does with
-its storage.
+It holds repositories in memory, of models or, to be read alone, of data sets, and speaks, of the Hub's HTTP
+interface, what the client (1.31 to 2.4) uses with `HF_HUB_DISABLE_XET=1`: whoami, creating repositories and branches,
+preupload, Git LFS (batch, upload and verify, in single parts), commits as ndjson, model info, references, file trees
+in pages, and downloads with ETag, commit and range. Files in LFS are served by redirects to another host name, as the
+Hub does with its storage.
 
     with LoopbackHub() as hub:
         subprocess.run([...], env=hub.environment(cache_dir, token="hf_alice"))
