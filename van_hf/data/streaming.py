@@ -15,13 +15,12 @@ resumed run would never see.
 
 from __future__ import annotations
 
-import re
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import datasets
@@ -42,7 +41,8 @@ class StreamedSplit:
     Attributes:
         name: what it is called in errors, such as "parts train".
         dataset: with all its columns.
-        files: the size in bytes of each of the files that the split consists of, in order.
+        files: the size in bytes of each of the files that the split consists of, in order, by its path in the folder
+            that they have in common.
         shard_names: what the shards are called in errors.
         num_rows: the number of examples; None where the data set does not tell it.
         columns: the names of the columns `image` and `annotation` in the dataset.
@@ -113,14 +113,14 @@ def stream_split(builder: datasets.DatasetBuilder, split: str, name: str) -> Str
     dataset = builder.as_streaming_dataset(split=split)
     if not paths or dataset.features is None:
         raise ValueError(f"the files or columns of its split {split!r} cannot be told before they are read")
-    # A commit on the Hub that leaves a file as it is gives it another path: @ is followed by the commit.
-    names = [re.sub(r"@[^/]*", "", path) for path in paths]
-    files = dict(zip(names, map(xgetsize, paths), strict=True))
-    shard_names = [PurePosixPath(name).name for name in names]
-    if dataset.num_shards != len(paths):
-        shard_names = [f"shard {shard + 1} of {dataset.num_shards}" for shard in range(dataset.num_shards)]
+    # The rest is another where the folder was moved, or a commit on the Hub has left the files as they are.
+    folder, slash, _ = os.path.commonprefix(list(paths)).rpartition("/")
+    files = {path.removeprefix(folder + slash): xgetsize(path) for path in paths}
+    shard_names = tuple(files)
+    if dataset.num_shards != len(files):
+        shard_names = tuple(f"shard {shard + 1} of {dataset.num_shards}" for shard in range(dataset.num_shards))
     known = (builder.info.splits or {}).get(split)
-    return StreamedSplit(name, dataset, files, tuple(shard_names), known.num_examples if known else None)
+    return StreamedSplit(name, dataset, files, shard_names, known.num_examples if known else None)
 
 
 class Place(NamedTuple):
@@ -276,8 +276,9 @@ class StreamedTrainSamples(torch.utils.data.IterableDataset):
         """
         worker = torch.utils.data.get_worker_info()
         number = 0 if worker is None else worker.id
-        # As in datasets' own iteration in a loading process: a lock that was held when it was forked stays held.
-        fsspec.asyn.reset_lock()
+        if worker is not None:
+            # As in datasets' own iteration in a loading process: a lock that was held when it was forked stays held.
+            fsspec.asyn.reset_lock()
         own_batches = range(number, self.num_batches, len(self.places))
         drawn = self._draw(self.places[number])
         for place, example in islice(drawn, len(own_batches) * self.batch_size):
