@@ -35,10 +35,12 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from van_hf.data import SegmentationDataset
+from van_hf.data.bands import import_rasterio
 from van_hf.data.findings import ERROR, SPLITS, Finding, Inspection, find_all, label_shares
 from van_hf.data.inspection import ExampleRecord, InspectedExamples, LabelReading
 from van_hf.data.loading import load_splits
 from van_hf.files import claim_folder, read_json, write_json, write_text
+from van_hf.model.image_processing_van import check_bands
 from van_hf.training import DEFAULT_RECIPES, RECIPES
 from van_hf.visualization import plot_label_frequencies
 
@@ -68,6 +70,9 @@ def load(args: argparse.Namespace) -> tuple[SegmentationDataset | datasets.Datas
         ValueError: there is no such dataset, or an argument does not fit it.
     """
     problems = []
+    if args.bands is not None:
+        check_bands(args.bands)
+        import_rasterio()
     try:
         dataset = load_dataset(args, problems)
     except ValueError as error:

@@ -46,7 +46,7 @@ from van_hf.data import (
 )
 from van_hf.data.loading import LABEL_NAMES_FILE, default_bands
 from van_hf.data.streaming import streams_per_process
-from van_hf.files import read_json, write_json
+from van_hf.files import read_json
 from van_hf.inference import load_config
 from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
 from van_hf.machine import cores_per_process
@@ -55,7 +55,7 @@ from van_hf.training import ADDED_FIELDS, DEFAULT_RECIPES, RECIPES, Recipe, comp
 
 MOST_THREADS = os.cpu_count() or 1
 BALANCED = "balanced"
-BANDS_FILE = "bands.json"  # in the output folder, of statistics that were measured
+BAND_STATISTICS = "band_statistics"  # what a checkpoint tells of the run beside what its arguments say
 CPU_WORKERS = 2  # they wait most of the time, as training itself keeps the cores busy
 MOST_WORKERS = 8
 SHUFFLE_BUFFER_SIZE = 1000
@@ -425,18 +425,19 @@ def resolve_band_statistics(
 ) -> BandStatistics | None:
     """Return the statistics of the dataset's bands, None for RGB; for all processes.
 
-    They are those of the file that was given, of the model to start from if it has all of the bands, or of the run
-    that is resumed. Else the main process measures them, and leaves them in the output folder; where they cannot be
-    measured, the script ends.
+    They are those of the run that is resumed, of the file that was given, or of the model to start from if it has all
+    of the bands. Else the main process measures them; where they cannot be measured, the script ends.
 
     Args:
-        args: without problems, with the output folder that was claimed.
+        args: without problems.
         dataset: what is trained on.
         start: the bands of the model to start from, None if it takes RGB.
         state: of the processes.
     """
     if dataset.bands is None:
         return None
+    if checkpoint := checkpoint_to_resume(args):
+        return BandStatistics.from_dict(read_json(checkpoint / "run.json")[BAND_STATISTICS])
     if args.band_statistics is not None:
         return read_band_statistics(args.band_statistics, dataset.bands)
     if start is not None and set(dataset.bands) <= set(start.bands):
@@ -446,13 +447,8 @@ def resolve_band_statistics(
         stop_at_problems([problem], state)
     statistics, problems = None, []
     if state.is_main_process:
-        path = Path(args.output_dir, BANDS_FILE)
         try:
-            if checkpoint_to_resume(args) and path.exists():
-                statistics = read_band_statistics(path, dataset.bands)
-            else:
-                statistics = measure_bands(dataset)
-                write_json(path, statistics.to_dict())
+            statistics = measure_bands(dataset)
         except (OSError, ValueError) as error:
             problems.append(f"--bands: {error}")
     stop_at_problems(problems, state)
@@ -557,6 +553,7 @@ def find_resume_problems(
         # Not asked for, or not told: a checkpoint of a GPU, or from before it was recorded. See `choose_num_threads`.
         saved["num_threads"] = now["num_threads"]
     saved.pop("streamed_files", None)  # see `find_stream_problems`
+    saved.pop(BAND_STATISTICS, None)  # a resumed run takes them
     # Older checkpoints have recorded none of the files, or not the data set's own.
     files, digests = saved.pop("files", {}), now.pop("files")
     problems = [

@@ -53,6 +53,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 from train_arguments import (
+    BAND_STATISTICS,
     batch_sizes,
     checkpoint_to_resume,
     choose_batch_size,
@@ -185,6 +186,10 @@ class Run:
     def describe(self) -> dict:
         """Return what decides the weights, see [`describe_run`], and the files of a stream."""
         described = describe_run(self.args, self.recipe, self.accelerator.num_processes)
+        if self.image_processor.bands is not None:
+            processor = self.image_processor
+            statistics = BandStatistics(*map(tuple, (processor.bands, processor.image_mean, processor.image_std)))
+            described[BAND_STATISTICS] = statistics.to_dict()
         if self.args.streaming:
             described["streamed_files"] = self.dataset.splits["train"].files
         return described
@@ -244,7 +249,7 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
     if args.model_name_or_path is not None:
         sources = channel_sources(image_processor, start_bands and start_bands.bands, model.config.num_channels)
         adapt_stem(model, sources)
-        if dataset.bands is not None:
+        if dataset.bands is not None or start_bands is not None:
             accelerator.print(describe_stem(dataset.bands, sources))
     if dataset.bands is not None:
         accelerator.print(f"The bands, by which pictures are normalized:\n{statistics.describe()}")
@@ -282,12 +287,12 @@ def load_start_bands(args: argparse.Namespace) -> BandStatistics | None:
     return None if args.model_name_or_path is None else load_bands(args.model_name_or_path)
 
 
-def describe_stem(bands: Sequence[int], sources: Sequence[int | None]) -> str:
-    """Return in words where the filters of the first convolution come from, see [`channel_sources`]."""
-    pairs = list(zip(bands, sources, strict=True))
-    parts = [f"band {band} has those of channel {source + 1}" for band, source in pairs if source is not None]
-    if averaged := [str(band) for band, source in pairs if source is None]:
-        parts.append(f"band(s) {', '.join(averaged)} the mean over all channels")
+def describe_stem(bands: Sequence[int] | None, sources: Sequence[int | None]) -> str:
+    """Return in words where the filters of the first convolution come from, see [`channel_sources`]; None is RGB."""
+    names = ["red", "green", "blue"] if bands is None else [f"band {band}" for band in bands]
+    pairs = list(zip(names, sources, strict=True))
+    parts = [f"{name} has those of channel {source + 1}" for name, source in pairs if source is not None]
+    parts += [f"{name} the mean over all channels" for name, source in pairs if source is None]
     return f"Filters of the first convolution: {', '.join(parts)} of the model to start from"
 
 

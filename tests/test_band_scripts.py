@@ -147,7 +147,6 @@ def test_predict_raster_takes_the_bands_of_the_model(trained, farmland, tmp_path
 def test_a_resumed_run_measures_nothing_again(trained, farmland, tmp_path, monkeypatch):
     folder = tmp_path / "resumed"
     shutil.copytree(trained / "checkpoint-2", folder / "checkpoint-2")
-    shutil.copy(trained / "bands.json", folder)
     monkeypatch.setattr(train_arguments, "measure_bands", None)
     bands = ("--bands", 4, 1, 2, 3, "--rgb_bands", 3, 2, 1)
     resume = ("--output_dir", folder, "--resume_from_checkpoint", "latest")
@@ -173,6 +172,26 @@ def test_more_bands_are_added_to_a_trained_model(trained, farmland, tmp_path, mo
     assert after == before.select((2, 4))
 
 
+def test_a_model_of_bands_becomes_one_for_rgb(trained, boxes, tmp_path, monkeypatch, capsys):
+    arguments = [a for a in TRAINING if a not in ("--model_size", "mini")]
+    given = ("--dataset", boxes, "--model_name_or_path", trained, "--max_train_steps", 1)
+    train(monkeypatch, *given[:4], *arguments, *given[4:], "--output_dir", tmp_path / "rgb")
+    assert "red the mean over all channels, green the mean" in capsys.readouterr().out
+    assert load_model(str(tmp_path / "rgb"), "cpu")[0].config.num_channels == 3
+
+
+def test_a_model_whose_processor_is_damaged_is_no_start(trained, farmland, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "damaged"
+    shutil.copytree(trained, folder)
+    (folder / "preprocessor_config.json").write_text('{"bands": [4, 1')
+    arguments = [a for a in TRAINING if a not in ("--model_size", "mini")]
+    given = ("--dataset", farmland, "--bands", 4, 1, "--model_name_or_path", folder, "--output_dir", tmp_path / "out")
+    with pytest.raises(SystemExit) as stop:
+        train(monkeypatch, *given, *arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and f"{folder}/preprocessor_config.json' is not a valid JSON file" in error
+
+
 def test_a_model_for_rgb_gets_filters_for_its_bands(farmland, tmp_path, monkeypatch, capsys):
     start = tmp_path / "rgb"
     model = random_model(tiny_config("semantic_fpn"))
@@ -185,7 +204,7 @@ def test_a_model_for_rgb_gets_filters_for_its_bands(farmland, tmp_path, monkeypa
     train(monkeypatch, *given, *bands, "--output_dir", folder)
     output = capsys.readouterr().out
     assert "band 3 has those of channel 1, band 2 has those of channel 2, band 1 has those of channel 3" in output
-    assert "band(s) 4 the mean over all channels" in output
+    assert "band 4 the mean over all channels" in output
     trained = VanForSemanticSegmentation.from_pretrained(folder)
     old, new = (m.state_dict() for m in (model, trained))
     (name,) = [name for name in old if name.endswith("stages.0.embeddings.convolution.weight")]
@@ -193,6 +212,13 @@ def test_a_model_for_rgb_gets_filters_for_its_bands(farmland, tmp_path, monkeypa
     torch.testing.assert_close(new[name], torch.cat([mean, old[name]], dim=1) * 0.75, rtol=1e-5, atol=1e-6)
     # On RGB the same script takes the weights as they are.
     assert load_bands(str(start)) is None and load_bands(str(folder)).bands == (4, 3, 2, 1)
+
+
+def test_inspection_without_rasterio_says_what_to_install(farmland, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    given = ["--dataset", str(farmland), "--bands", "1", "--output_dir", str(tmp_path / "inspected")]
+    assert inspect_dataset.main(given) == 2
+    assert 'pip install "van_hf[raster]"' in capsys.readouterr().err and not (tmp_path / "inspected").exists()
 
 
 def test_inspection_looks_at_the_bands(farmland, tmp_path, capsys):

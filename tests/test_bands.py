@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import io
 import sys
+import warnings
 from pathlib import Path
 
 import datasets
@@ -66,6 +67,32 @@ def test_a_band_that_gdal_takes_for_transparency_is_data_where_it_is_asked_for(t
     np.testing.assert_array_equal(read_bands(path, [1, 2, 3, 4]), values.astype(np.float32))
     # Without it, it says which pixels there are.
     np.testing.assert_array_equal(read_bands(path, [1]).isnan().numpy()[0], values[3] == 0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+def test_transparent_pixels_have_no_data_whatever_the_number_of_bands(tmp_path, count):
+    values = random_bands("uint16", count=count) + np.uint16(1)
+    values[-1, :9] = 0
+    path = write_tiff(tmp_path / "a.tif", values)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [*[ColorInterp.undefined] * (count - 1), ColorInterp.alpha]
+    read = read_bands(path, list(range(1, count)))
+    assert read[:, :9].isnan().all()
+    np.testing.assert_array_equal(read[:, 9:], values[: len(read), 9:].astype(np.float32))
+
+
+def test_reading_does_not_repeat_what_was_warned_of(tmp_path):
+    path = write_tiff(tmp_path / "a.tif", random_bands())
+    read_bands(path, [1])
+    filters = list(warnings.filters)
+    read_bands(path, [1])
+    assert warnings.filters == filters
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            read_bands(path, [1])
+            warnings.warn("again", stacklevel=1)
+    assert [str(warning.message) for warning in seen].count("again") == 1
 
 
 def test_what_is_no_picture_of_these_bands_is_told(tmp_path):

@@ -459,18 +459,35 @@ def test_bands_are_saved_with_the_processor(tmp_path):
         ({"bands": [4, 4, 2, 8]}, "each once"),
         ({"bands": [0, 1, 2, 3]}, "from 1"),
         ({"bands": []}, "must be numbers of bands"),
-        ({"bands": [1, 2, 3]}, "image_mean is .* a value for each of the bands"),
+        ({"bands": [1, 2, 3]}, "image_mean is .* a finite number for each of the bands"),
         ({"image_std": [1, 1, 0, 1]}, "above 0"),
-        ({"image_mean": [1, 1, float("nan"), 1]}, "must be finite"),
+        ({"image_mean": [1, 1, float("nan"), 1]}, "a finite number"),
         ({"image_std": 1.0}, "image_std is 1.0"),
         ({"do_normalize": False}, "do_normalize must be True"),
         ({"rgb_bands": [4, 3, 1]}, "rgb_bands is .* one or three of the bands"),
         ({"rgb_bands": [4, 3]}, "one or three"),
+        ({"rgb_bands": 3}, "one or three"),
+        ({"image_mean": ["a", 1, 1, 1]}, "a finite number"),
     ],
 )
 def test_bands_that_cannot_be_are_told(changes, message):
     with pytest.raises(ValueError, match=message):
         VanImageProcessor(**{**BANDS, **changes})
+
+
+def test_maps_beside_bands_are_ignored_where_there_are_no_data():
+    processor = VanImageProcessor(**BANDS, do_resize=False)
+    values = torch.ones(4, 8, 9)
+    values[:, :3], values[1, 5] = torch.nan, torch.nan
+    labels = processor(values, segmentation_maps=torch.ones(8, 9, dtype=torch.int64), return_tensors="pt")["labels"]
+    assert (labels[0, :3] == 255).all() and (labels[0, 3:] == 1).all()
+
+
+def test_bands_are_not_changed_for_one_call():
+    processor = VanImageProcessor(**BANDS)
+    processor(torch.ones(4, 8, 8), bands=[4, 3, 2, 8])
+    with pytest.raises(ValueError, match=r"bands \[1, 2\] are not this processor's"):
+        processor(torch.ones(2, 8, 8), bands=[1, 2])
 
 
 def test_pictures_that_are_no_bands_are_told():

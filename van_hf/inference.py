@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from .data.band_statistics import BandStatistics
 from .exports import ExportedSegmentationModel, is_export
@@ -277,15 +278,16 @@ def load_bands(name_or_path: str) -> BandStatistics | None:
 
     Raises:
         ValueError: the image processor tells of bands that cannot be.
+        OSError: its file is damaged.
     """
     repository, subfolder = split_subfolder(name_or_path)
-    try:
-        saved, _ = VanImageProcessor.get_image_processor_dict(repository, subfolder=subfolder)
-    except OSError:
-        return None
-    if saved.get("bands") is None:
-        return None
     with _named(name_or_path, "preprocessor_config.json"):
+        options = {"subfolder": subfolder, "_raise_exceptions_for_missing_entries": False}
+        if cached_file(repository, "preprocessor_config.json", **options) is None:
+            return None
+        saved, _ = VanImageProcessor.get_image_processor_dict(repository, subfolder=subfolder)
+        if saved.get("bands") is None:
+            return None
         image_processor = VanImageProcessor.from_dict(saved)
         units = image_processor.rescale_factor if image_processor.do_rescale else 1
         mean, std = (

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import read_json
-from ..model.image_processing_van import check_bands
+from ..model.image_processing_van import check_band_values, check_bands
 from .bands import open_bands
 from .loading import SegmentationDataset
 from .progress import reading_progress
@@ -41,20 +40,17 @@ class BandStatistics:
         check_bands(self.bands)
         for name in ("mean", "std", "minimum", "maximum"):
             values = getattr(self, name)
-            if values is None and name in ("minimum", "maximum"):
-                continue
-            if len(values) != len(self.bands) or not all(
-                type(value) in (int, float) and math.isfinite(value) for value in values
-            ):
-                raise ValueError(f"{name} must be a finite number for each of the bands {list(self.bands)}: {values}")
-        if flat := [band for band, std in zip(self.bands, self.std, strict=True) if not std > 0]:
-            raise ValueError(
-                f"the standard deviation of band(s) {', '.join(map(str, flat))} is 0: a band that is the same "
-                "everywhere teaches nothing; leave it out"
-            )
+            if values is not None or name in ("mean", "std"):
+                check_band_values(self.bands, name, values, are_deviations=name == "std")
 
     def select(self, bands: Sequence[int]) -> BandStatistics:
-        """Return the statistics of some of the bands, in another order."""
+        """Return the statistics of some of the bands, in another order.
+
+        Raises:
+            ValueError: one of them is not there.
+        """
+        if missing := [str(band) for band in bands if band not in self.bands]:
+            raise ValueError(f"there are the bands {list(self.bands)}, and not {', '.join(missing)}")
         places = [self.bands.index(band) for band in bands]
         chosen = {
             name: tuple(values[place] for place in places)
@@ -63,8 +59,21 @@ class BandStatistics:
         }
         return BandStatistics(tuple(bands), **chosen)
 
+    @classmethod
+    def from_dict(cls, content: dict) -> BandStatistics:
+        """Return the statistics that an object of JSON tells of: {"bands": [...], "mean": [...], "std": [...]}.
+
+        Raises:
+            ValueError: it tells of none.
+        """
+        names = ("bands", "mean", "std", "minimum", "maximum")
+        known = {name: content[name] for name in names if content.get(name) is not None}
+        if not {"mean", "std"} <= known.keys() or not all(isinstance(values, list) for values in known.values()):
+            raise ValueError('it must hold lists: {"bands": [...], "mean": [...], "std": [...]}')
+        return cls(**{name: tuple(values) for name, values in known.items()})
+
     def to_dict(self) -> dict:
-        """Return the content of a file that [`read_band_statistics`] reads."""
+        """Return what [`from_dict`] takes."""
         return {name: value and list(value) for name, value in asdict(self).items() if value is not None}
 
     def describe(self) -> str:
@@ -129,16 +138,7 @@ def read_band_statistics(path: str | Path, bands: Sequence[int]) -> BandStatisti
         ValueError: it is no such file, or a band is missing in it.
     """
     content = read_json(Path(path))
-    if not isinstance(content, dict) or not {"mean", "std"} <= content.keys():
-        raise ValueError(f'{path} must hold {{"bands": [...], "mean": [...], "std": [...]}}')
-    listed = content.get("bands", list(bands))
-    known = {name: content[name] for name in ("mean", "std", "minimum", "maximum") if content.get(name) is not None}
     try:
-        if not all(isinstance(values, list) for values in (listed, *known.values())):
-            raise ValueError(f"bands, {', '.join(known)} must be lists")
-        statistics = BandStatistics(tuple(listed), **{name: tuple(values) for name, values in known.items()})
-        if missing := [band for band in bands if band not in listed]:
-            raise ValueError(f"it has the bands {listed}, and not {', '.join(map(str, missing))}")
-        return statistics.select(bands)
+        return BandStatistics.from_dict({"bands": list(bands)} | content).select(bands)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

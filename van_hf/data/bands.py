@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,15 @@ def import_rasterio():
         raise ValueError(
             'bands are read through rasterio, which is not installed: pip install "van_hf[raster]"'
         ) from (error)
-    # That a picture lies nowhere on Earth is no matter here.
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    _ignore(NotGeoreferencedWarning)
     return rasterio
+
+
+@cache
+def _ignore(category: type[Warning]) -> None:
+    """Have no warnings, once: as filters change, Python forgets which warnings it has shown already."""
+    # That a picture lies nowhere on Earth is no matter here.
+    warnings.filterwarnings("ignore", category=category)
 
 
 def check_is_rgb(image: Image.Image) -> None:
@@ -95,17 +102,15 @@ class BandPicture:
         self.size = (dataset.height, dataset.width)
         self.dtype = np.result_type(*kinds).name
         self._dataset, self._bands = dataset, list(bands)
-        flags = import_rasterio().enums.MaskFlags
-        # GDAL takes the fourth of four bands for transparency, unless told so; one that was asked for is data.
+        enums = import_rasterio().enums
+        kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+        # GDAL takes the fourth of four bands for transparency unless told otherwise; one that was asked for is data.
+        # Of other numbers of bands its own masks leave transparency out.
+        self._alphas = [band for band, kind in kinds if kind == enums.ColorInterp.alpha and band not in bands]
         self._masked = [
-            flags.all_valid not in of_band and not (flags.alpha in of_band and self._has_alpha(dataset, bands))
-            for of_band in (dataset.mask_flag_enums[band - 1] for band in bands)
+            enums.MaskFlags.all_valid not in flags and enums.MaskFlags.alpha not in flags
+            for flags in (dataset.mask_flag_enums[band - 1] for band in bands)
         ]
-
-    @staticmethod
-    def _has_alpha(dataset: rasterio.DatasetReader, bands: Sequence[int]) -> bool:
-        alpha = import_rasterio().enums.ColorInterp.alpha
-        return any(dataset.colorinterp[band - 1] == alpha for band in bands)
 
     def read(self, rows: slice | None = None, columns: slice | None = None) -> np.ndarray:
         """Return values as they are in the file, float32 (bands, rows, columns), NaN where there are none.
@@ -127,6 +132,8 @@ class BandPicture:
             for value, band, is_masked in zip(values, self._bands, self._masked, strict=True):
                 if is_masked:
                     value[self._dataset.read_masks(band, window=window) == 0] = np.nan
+            for alpha in self._alphas:
+                values[:, self._dataset.read(alpha, window=window) == 0] = np.nan
         except rasterio.errors.RasterioError as error:
             raise OSError(str(error.__cause__ or error)) from error
         values[~np.isfinite(values)] = np.nan

@@ -157,7 +157,10 @@ class InspectedExamples(torch.utils.data.Dataset):
         if known is not None and (known.digest, known.picture, known.mask) == (record.digest, *names):
             return known
         if contents[0]:
-            _inspect_picture(record, contents[0], self.reading.bands)
+            if self.reading.bands is None:
+                _inspect_picture(record, contents[0])
+            else:
+                _inspect_bands(record, files["image"], contents[0], self.reading.bands)
         if contents[1]:
             drawn = isinstance(files["annotation"], str)
             _inspect_mask(record, files["annotation"] if drawn else contents[1], self.reading)
@@ -186,12 +189,9 @@ def _read(file: dict | str | None, record: ExampleRecord, kind: str) -> bytes | 
     return content
 
 
-def _inspect_picture(record: ExampleRecord, content: bytes, bands: tuple[int, ...] | None) -> None:
+def _inspect_picture(record: ExampleRecord, content: bytes) -> None:
     record.picture_digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     try:
-        if bands is not None:
-            _inspect_bands(record, content, bands)
-            return
         with Image.open(io.BytesIO(content)) as image:
             check_is_rgb(image)
             record.picture_mode, record.picture_format = image.mode, image.format
@@ -204,21 +204,24 @@ def _inspect_picture(record: ExampleRecord, content: bytes, bands: tuple[int, ..
         record.picture_size = size[::-1] if turned else size
     # Pillow raises errors of any kind over a damaged file.
     except Exception as error:
-        hint = "" if bands is not None or isinstance(error, ValueError) else hint_at_bands(record.picture)
+        hint = "" if isinstance(error, ValueError) else hint_at_bands(record.picture)
         record.problems.append(["unreadable picture", (str(error) or type(error).__name__) + hint])
 
 
-def _inspect_bands(record: ExampleRecord, content: bytes, bands: tuple[int, ...]) -> None:
-    with open_bands(content, bands) as picture:
-        record.picture_mode, record.picture_format = f"{picture.count} x {picture.dtype}", picture.format
-        values = picture.read()
-        record.picture_size = list(picture.size[::-1])
-    if np.isnan(values).all():
-        record.problems.append(["unreadable picture", f"none of the bands {list(bands)} has data"])
-        return
-    low, high = np.nanmin(values[0]), np.nanmax(values[0])
-    shades = np.nan_to_num((values[0] - low) / max(high - low, 1e-12) * 255)
-    record.picture_hash = difference_hash(Image.fromarray(shades.astype(np.uint8)))
+def _inspect_bands(record: ExampleRecord, file: dict, content: bytes, bands: tuple[int, ...]) -> None:
+    record.picture_digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    try:
+        with open_bands(file, bands) as picture:
+            record.picture_mode, record.picture_format = f"{picture.count} x {picture.dtype}", picture.format
+            values = picture.read()
+            record.picture_size = list(picture.size[::-1])
+        if np.isnan(values).all():
+            raise ValueError(f"none of the bands {list(bands)} has data")
+        low, high = np.nanmin(values[0]), np.nanmax(values[0])
+        shades = np.nan_to_num((values[0] - low) / max(high - low, 1e-12) * 255)
+        record.picture_hash = difference_hash(Image.fromarray(shades.astype(np.uint8)))
+    except Exception as error:  # of any kind, see `_inspect_picture`
+        record.problems.append(["unreadable picture", str(error) or type(error).__name__])
 
 
 def difference_hash(image: Image.Image) -> str | None:

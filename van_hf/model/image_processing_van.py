@@ -32,6 +32,7 @@ from .interpolation import half_pixel_positions, keep_ratio_size
 from .upsampled_scores import upsampled_argmax
 
 IGNORE_INDEX = 255
+MAX_VALUE, MIN_STD = 3e38, 1e-30  # of bands, as float32 has them
 CHANNELS = (1, 3, 4)  # that a picture can have
 MAP_MODES = ("1", "L", "P", "I")  # PIL modes of one integer channel; "I;16" and its variants besides
 
@@ -62,6 +63,19 @@ def check_bands(bands: Sequence[int]) -> None:
     are_numbers = isinstance(bands, (list, tuple)) and all(type(band) is int and band >= 1 for band in bands)
     if not are_numbers or not bands or len(set(bands)) < len(bands):
         raise ValueError(f"bands must be numbers of bands, from 1 and each once, such as [4, 3, 2, 8]; got {bands}")
+
+
+def check_band_values(bands: Sequence[int], name: str, values, are_deviations: bool = False) -> None:
+    """Raise a ValueError where values are no numbers of float32, one for each band; deviations must be above 0."""
+    are_numbers = isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
+    if not are_numbers or len(values) != len(bands) or not all(abs(value) <= MAX_VALUE for value in values):
+        raise ValueError(f"{name} is {values}; it must have a finite number for each of the bands {list(bands)}")
+    flat = [str(band) for band, value in zip(bands, values, strict=True) if are_deviations and value < MIN_STD]
+    if flat:
+        raise ValueError(
+            f"{name} is {list(values)}; it must be above 0, and is not for band(s) {', '.join(flat)}. A band that is "
+            "the same everywhere teaches nothing: leave it out"
+        )
 
 
 def drawn_bands(bands: Sequence[int], rgb_bands: Sequence[int] | None) -> list[int]:
@@ -196,15 +210,11 @@ class VanImageProcessor(TorchvisionBackend):
         if not self.do_normalize:
             raise ValueError("do_normalize must be True with bands, whose values may be of any range")
         for name in ("image_mean", "image_std"):
-            values = getattr(self, name)
-            if not isinstance(values, (list, tuple)) or len(values) != len(self.bands):
-                raise ValueError(f"{name} is {values}; it must have a value for each of the bands {list(self.bands)}")
-        if not all(map(math.isfinite, self.image_mean)) or not all(0 < std < math.inf for std in self.image_std):
-            raise ValueError(
-                f"image_mean {self.image_mean} must be finite, and image_std {self.image_std} above 0 and finite"
-            )
-        drawn = self.drawn_bands
-        if len(drawn) not in (1, 3) or not set(drawn) <= set(self.bands):
+            check_band_values(self.bands, name, getattr(self, name), are_deviations=name == "image_std")
+        drawn = self.rgb_bands
+        if drawn is not None and (
+            not isinstance(drawn, (list, tuple)) or len(drawn) not in (1, 3) or not set(drawn) <= set(self.bands)
+        ):
             raise ValueError(f"rgb_bands is {drawn}; it must be one or three of the bands {list(self.bands)}")
 
     @property
@@ -246,6 +256,10 @@ class VanImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: a picture or map is not one of the above; the message names it and what was found.
         """
+        for name in ("bands", "rgb_bands"):
+            given, own = kwargs.pop(name, None), getattr(self, name)
+            if given is not None and list(given) != list(own or ()):
+                raise ValueError(f"{name} {list(given)} are not this processor's, {own}: make one that has them")
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def process_image(
@@ -411,6 +425,9 @@ class VanImageProcessor(TorchvisionBackend):
             _check_map_sizes(images, maps)
             if do_reduce_labels:
                 maps = [reduce_labels(labels) for labels in maps]
+            if self.bands is not None:
+                pairs = zip(images, maps, strict=True)
+                maps = [labels.masked_fill(image.isnan().all(dim=0), IGNORE_INDEX) for image, labels in pairs]
             kwargs |= {"resample": tvF.InterpolationMode.NEAREST_EXACT, "do_normalize": False}
             maps = self._preprocess(maps, do_rescale=False, fill_value=IGNORE_INDEX, **kwargs)
             data["labels"] = [labels[0].to(torch.int64) for labels in maps]
@@ -617,4 +634,4 @@ def _to_sizes(sizes, name: str, batch_size: int) -> list[tuple[int, int]] | None
     return sizes
 
 
-__all__ = ["VanImageProcessor", "check_bands", "drawn_bands", "reduce_labels"]
+__all__ = ["VanImageProcessor", "check_band_values", "check_bands", "drawn_bands", "reduce_labels"]
