@@ -571,7 +571,9 @@ def find_resume_problems(
             f"{num_processes} processes; among {numbers} they can"
         )
         saved["total_train_batch_size"] = now["total_train_batch_size"]
-    saved |= {name: now[name] for name in SPLIT if not (args.streaming and name == "num_processes")}
+    # The pictures of a streamed step depend on how it is split, which follows from the number of processes.
+    if not args.streaming or saved["num_processes"] != num_processes:
+        saved |= {name: now[name] for name in SPLIT if not (args.streaming and name == "num_processes")}
     if args.streaming and now["dataloader_num_workers"] is None:  # what it was, see `choose_num_workers`
         saved["dataloader_num_workers"] = None
     return problems + [

@@ -324,6 +324,13 @@ def test_card_of_a_training(runs, hub_validation):
         assert unexpected not in card.text
 
 
+def test_card_of_a_stream_of_unknown_length(trained):
+    results = json.loads((trained / "results.json").read_text())
+    results["dataset"]["train"] = None
+    (trained / "results.json").write_text(json.dumps(results))
+    assert "from scratch, on training pictures of `boxes`" in model_card_for_folder(trained, "someone/boxes").text
+
+
 def test_card_tells_the_loss(trained):
     results = json.loads((trained / "results.json").read_text())
     chosen = {"loss": "ohem+dice", "class_weights": "balanced", "label_smoothing": 0.1}

@@ -335,6 +335,9 @@ def test_a_streamed_run_is_resumed_as_it_was_split(parse, saved_run):
         args = parse(*streaming, *given, "--resume_from_checkpoint", "run/checkpoint-1")
         (found,) = train_arguments.find_resume_problems(args, resolve_recipe(args), 2)
         assert found.startswith(f"{problem}, but")
+    args = parse(*streaming, "--per_device_train_batch_size", 1, "--resume_from_checkpoint", "run/checkpoint-1")
+    found = train_arguments.find_resume_problems(args, resolve_recipe(args), 2)
+    assert any(problem.startswith("per_device_train_batch_size is 1, but") for problem in found)
 
 
 def test_files_of_a_resumed_stream_are_named(parse, saved_run):

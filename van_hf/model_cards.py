@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -487,7 +488,7 @@ def _check_run(results: Mapping[str, Any], source: str) -> None:
             "this without training. Evaluate the model with eval_seg.py"
         )
     _field(results, "run.model_name_or_path", (str, type(None)), source)
-    _field(results, "dataset.train", int, source)
+    _field(results, "dataset.train", (int, NoneType), source)  # of streamed pictures the number may be unknown
     _field(results, "run.seed", int, source)
     if results["run"].get("save_best"):
         _field(results, "step", int, source)
