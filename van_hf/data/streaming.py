@@ -69,7 +69,10 @@ class StreamedSplit:
             for name, count in zip(self.shard_names, counts, strict=True)
             for part in range(count)
         ]
-        return replace(self, dataset=self.dataset.reshard(), shard_names=tuple(names))
+        dataset = self.dataset.reshard()
+        if dataset.num_shards != len(names):  # a file without row groups is a shard when it is alone, and none here
+            names = numbered_shards(dataset.num_shards)
+        return replace(self, dataset=dataset, shard_names=tuple(names))
 
     def read(self, shard: int, first_row: int = 0) -> Iterator[dict]:
         """Yield the examples of a shard from a row on; the rows before it are read, too, but nothing is decoded.
@@ -98,6 +101,11 @@ class StreamedSplit:
         return errors_of_example(f"{self.name}, {self.shard_names[shard]}[{row}]", lambda: found)
 
 
+def numbered_shards(num_shards: int) -> tuple[str, ...]:
+    """Return names for shards of which it cannot be told what files they are."""
+    return tuple(f"shard {shard + 1} of {num_shards}" for shard in range(num_shards))
+
+
 def stream_split(builder: datasets.DatasetBuilder, split: str, name: str) -> StreamedSplit:
     """Return a split of what `datasets.load_dataset_builder` has found, whose columns are yet to be chosen.
 
@@ -118,7 +126,7 @@ def stream_split(builder: datasets.DatasetBuilder, split: str, name: str) -> Str
     files = {path.removeprefix(folder + slash): xgetsize(path) for path in paths}
     shard_names = tuple(files)
     if dataset.num_shards != len(files):
-        shard_names = tuple(f"shard {shard + 1} of {dataset.num_shards}" for shard in range(dataset.num_shards))
+        shard_names = numbered_shards(dataset.num_shards)
     known = (builder.info.splits or {}).get(split)
     return StreamedSplit(name, dataset, files, shard_names, known.num_examples if known else None)
 
@@ -335,19 +343,17 @@ class StreamedTrainSamples(torch.utils.data.IterableDataset):
     def _read(self, place: Place) -> Iterator[_Example]:
         """The examples of a stream as they lie in its shards, from the first of a place's block on, without an end."""
         stream, epoch, turn, row, _ = place
-        while True:
-            shards = self._shards(stream, epoch)
-            is_empty = True
-            for shard in shards[turn:]:
+        empty = set()  # that were met; of the other shards there may be one in each epoch but this
+        while len(empty) < self.split.num_shards:
+            for shard in self._shards(stream, epoch)[turn:]:
                 for files in self.split.read(shard, row):
                     yield _Example(epoch, turn, row, shard, files)
                     row += 1
-                    is_empty = False
+                if row == 0:
+                    empty.add(shard)
                 turn, row = turn + 1, 0
-            if is_empty:
-                names = ", ".join(self.split.shard_names[shard] for shard in shards)
-                raise ValueError(f"{self.split.name} holds no pictures in {names}")
             epoch, turn = epoch + 1, 0
+        raise ValueError(f"{self.split.name} holds no pictures in {', '.join(self.split.shard_names)}")
 
     def _shards(self, stream: int, epoch: int) -> list[int]:
         """The shards of a stream in an epoch, in the order in which it reads them."""
