@@ -251,6 +251,8 @@ def create_run(args: argparse.Namespace, recipe: Recipe, state: PartialState) ->
         adapt_stem(model, sources)
         if dataset.bands is not None or start_bands is not None:
             accelerator.print(describe_stem(dataset.bands, sources))
+        if None in sources and args.freeze:
+            state.print("warning: --freeze keeps filters that are a mean, and were never trained", file=sys.stderr)
     if dataset.bands is not None:
         accelerator.print(f"The bands, by which pictures are normalized:\n{statistics.describe()}")
     if dataset.bands is not None and recipe.photometric_distortion:

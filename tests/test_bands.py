@@ -203,6 +203,16 @@ def test_crops_of_a_picture_at_its_own_size_are_parts_of_it(band_files):
         assert ((places == crop) | (places.flip(-1) == crop)).flatten(1).all(dim=1).any()
 
 
+def test_pixels_without_data_stay_alone_in_crops_of_a_pictures_own_size(band_files):
+    dataset = load(band_files)
+    dataset.splits["train"] = dataset.splits["train"].select([1])
+    samples = train_samples(dataset, scale=(40, 31), ratio_range=(1, 1), cat_max_ratio=1, flip_probability=0)
+    values = read_bands(dataset.splits["train"][0]["image"], dataset.bands)
+    counts = {int(samples[index]["pixel_values"].isnan().sum()) for index in range(12)}
+    places = values.isnan().unfold(1, 24, 1).unfold(2, 24, 1).sum(dim=(0, 3, 4))
+    assert counts <= set(places.flatten().tolist()) and max(counts) > 0
+
+
 def test_colours_of_bands_are_not_distorted(band_files):
     samples = train_samples(load(band_files), photometric_distortion=True)
     with pytest.raises(ValueError, match="photometric_distortion is for 8-bit RGB"):

@@ -75,6 +75,9 @@ def resized_crop(
         image = image[:, first_row:end_row, first_column:end_column]
     rows_before, rows_after, row_weights = _bilinear_taps(source_size[0], size[0], top, height, reduction)
     columns_before, columns_after, column_weights = _bilinear_taps(source_size[1], size[1], left, width, reduction)
+    if image.is_floating_point():  # of what has no data, NaN, nothing is still NaN
+        rows_after = np.where(row_weights > 0, rows_after, rows_before)
+        columns_after = np.where(column_weights > 0, columns_after, columns_before)
     # Of a picture that is made smaller most rows are never looked at.
     rows, positions = np.unique(np.concatenate([rows_before, rows_after]), return_inverse=True)
     # Rows lie together in memory if channels are last, as PIL has them; the rest is faster with channels first.

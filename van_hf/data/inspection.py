@@ -217,8 +217,9 @@ def _inspect_bands(record: ExampleRecord, file: dict, content: bytes, bands: tup
             record.picture_size = list(picture.size[::-1])
         if np.isnan(values).all():
             raise ValueError(f"none of the bands {list(bands)} has data")
-        low, high = np.nanmin(values[0]), np.nanmax(values[0])
-        shades = np.nan_to_num((values[0] - low) / max(high - low, 1e-12) * 255)
+        band = next(band for band in values if not np.isnan(band).all())
+        low, high = np.nanmin(band), np.nanmax(band)
+        shades = np.nan_to_num((band - low) / max(high - low, 1e-12) * 255)
         record.picture_hash = difference_hash(Image.fromarray(shades.astype(np.uint8)))
     except Exception as error:  # of any kind, see `_inspect_picture`
         record.problems.append(["unreadable picture", str(error) or type(error).__name__])
