@@ -69,7 +69,10 @@ ADDED_TO_RUNS = {
 # torch 2.6 fails at the wrappers of transformers' forward passes; 2.7 was not tried.
 OLDEST_COMPILER = "2.8"
 # How the pictures of a step are split, which may be another way when a run is resumed.
-SPLIT = ("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps")
+SPLIT = (
+    *("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    "largest_per_device_train_batch_size",
+)
 # How many of the backbone's stages each name freezes.
 FREEZABLE = {"stage1": 1, "stage2": 2, "stage3": 3, "stage4": 4, "backbone": 4}
 
@@ -155,6 +158,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     output.add_argument("--push_to_hub", action="store_true", help="release the model, with figures and pictures")
     output.add_argument("--hub_model_id", help="owner/name on the Hub")
     output.add_argument("--hub_private_repo", action="store_true", help="a new repository only its owner sees")
+    parser.set_defaults(largest_per_device_train_batch_size=None)  # see `choose_batch_sizes`
     args = parser.parse_args()
     if args.output_dir is None and args.resume_from_checkpoint not in (None, "latest"):
         args.output_dir = str(Path(args.resume_from_checkpoint).parent)
@@ -698,26 +702,33 @@ def default_num_workers(state: PartialState) -> int:
     return CPU_WORKERS if state.device.type == "cpu" else min(cores_per_process(), MOST_WORKERS)
 
 
-def choose_batch_size(args: argparse.Namespace, num_processes: int) -> int | None:
-    """Return the pictures of each device and forward pass, None for the device's whole share.
+def choose_batch_sizes(args: argparse.Namespace, num_processes: int) -> tuple[int | None, int | None]:
+    """Return the pictures of each device and forward pass, and the most of them that the run took so far.
 
-    A run that is resumed takes no more than were asked for or, as memory may hold no more, than it took before: the
-    most that divide its share, on any number of processes.
+    A run that is resumed takes no more than were asked for or, as memory may hold no more, than it ever took before:
+    the most that divide its share, on any number of processes.
 
     Args:
         args: without problems, see [`find_problems`].
         num_processes: of the run from now on.
+
+    Returns:
+        None for the device's whole share; None for the most where it does not count, as another number is asked for.
 
     Raises:
         ValueError: the checkpoint's run.json is damaged.
     """
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is None:
-        return args.per_device_train_batch_size
+        return args.per_device_train_batch_size, None
     saved = read_json(checkpoint / "run.json")
+    largest = None
+    if args.per_device_train_batch_size is None:
+        # Before it was recorded, it was what the run took last.
+        largest = saved.get("largest_per_device_train_batch_size", saved["per_device_train_batch_size"])
     share = saved["total_train_batch_size"] // num_processes
-    most = args.per_device_train_batch_size or saved["per_device_train_batch_size"]
-    return max(size for size in range(1, most + 1) if share % size == 0)
+    most = args.per_device_train_batch_size or largest
+    return max(size for size in range(1, most + 1) if share % size == 0), largest
 
 
 def choose_num_threads(args: argparse.Namespace, state: PartialState) -> int | None:
@@ -789,6 +800,7 @@ def describe_run(args: argparse.Namespace, recipe: Recipe, num_processes: int) -
         "total_train_batch_size": per_device * accumulation * num_processes,
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": accumulation,
+        "largest_per_device_train_batch_size": max(per_device, args.largest_per_device_train_batch_size or 0),
         "num_processes": num_processes,
         "mixed_precision": mixed_precision(args),
     }

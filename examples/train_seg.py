@@ -56,7 +56,7 @@ from train_arguments import (
     BAND_STATISTICS,
     batch_sizes,
     checkpoint_to_resume,
-    choose_batch_size,
+    choose_batch_sizes,
     choose_num_threads,
     choose_num_workers,
     count_train_labels,
@@ -858,8 +858,8 @@ def main() -> None:
     args.class_weights = load_or_stop(partial(given_class_weights, args), "--class_weights", state)
     start = load_or_stop(partial(load_start_config, args), "--model_name_or_path", state)
     recipe = resolve_recipe(args, start)
-    args.per_device_train_batch_size = load_or_stop(
-        partial(choose_batch_size, args, state.num_processes), "--resume_from_checkpoint", state
+    args.per_device_train_batch_size, args.largest_per_device_train_batch_size = load_or_stop(
+        partial(choose_batch_sizes, args, state.num_processes), "--resume_from_checkpoint", state
     )
     stop_at_problems(find_recipe_problems(args, recipe, state), state)
     if is_over:

@@ -439,15 +439,36 @@ def test_steps_have_as_many_pictures_on_any_number_of_processes(parse, saved_run
     resume = saved_run(*total, num_processes=6)
     given = () if asked_for is None else ("--per_device_train_batch_size", asked_for)
     args = parse(*resume, *total, *given)
-    args.per_device_train_batch_size = train_arguments.choose_batch_size(args, num_processes)
+    args.per_device_train_batch_size, _ = train_arguments.choose_batch_sizes(args, num_processes)
     recipe = resolve_recipe(args)
     assert train_arguments.batch_sizes(args, recipe, num_processes) == expected
     assert train_arguments.find_resume_problems(args, recipe, num_processes) == []
 
 
+@pytest.mark.parametrize(
+    ("asked_for", "sizes"),
+    # On 4, 3 and 2 processes, twice. At the fifth start another number is asked for, which counts from then on.
+    [({}, [3, 2, 3, 3, 2, 3]), ({4: 5}, [3, 2, 3, 3, 4, 3]), ({4: 1}, [3, 2, 3, 3, 1, 1])],
+)
+def test_numbers_of_processes_that_come_and_go_leave_the_pictures_of_each(parse, saved_run, asked_for, sizes):
+    total = ("--total_train_batch_size", 12)
+    resume, found = saved_run(*total, num_processes=4), []
+    for attempt, num_processes in enumerate((4, 3, 2, 4, 3, 2)):
+        given = ("--per_device_train_batch_size", asked_for[attempt]) if attempt in asked_for else ()
+        args = parse(*resume, *total, *given)
+        args.per_device_train_batch_size, args.largest_per_device_train_batch_size = (
+            train_arguments.choose_batch_sizes(args, num_processes)
+        )
+        assert train_arguments.find_resume_problems(args, resolve_recipe(args), num_processes) == []
+        run = train_arguments.describe_run(args, resolve_recipe(args), num_processes)
+        Path("run/checkpoint-1/run.json").write_text(json.dumps(run))
+        found.append(run["per_device_train_batch_size"])
+    assert found == sizes
+
+
 def test_what_cannot_be_split_evenly_is_a_problem(parse, saved_run):
     args = parse(*saved_run(num_processes=4))
-    args.per_device_train_batch_size = train_arguments.choose_batch_size(args, 3)
+    args.per_device_train_batch_size, _ = train_arguments.choose_batch_sizes(args, 3)
     (problem,) = train_arguments.find_resume_problems(args, resolve_recipe(args), 3)
     assert "8 pictures a step, which cannot be split evenly among 3 processes; among 1, 2, 4, 8 they can" in problem
 

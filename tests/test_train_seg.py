@@ -217,7 +217,7 @@ def test_any_number_of_processes_goes_on(tmp_path, boxes):
     splits = [go_on(1, 1, "other")["run"]]
     stop_after(4, "other")
     splits.append(go_on(2, 2, "other")["run"])
-    assert [[split[name] for name in SPLIT] for split in splits] == [[1, 1, 4], [2, 1, 2]]
+    assert [[split[name] for name in SPLIT] for split in splits] == [[1, 1, 4, 1], [2, 1, 2, 1]]
 
 
 @pytest.fixture(scope="module")
