@@ -44,9 +44,8 @@ def import_rasterio():
     except ModuleNotFoundError as error:
         if error.name != "rasterio":
             raise
-        raise ValueError(
-            'bands are read through rasterio, which is not installed: pip install "van_hf[raster]"'
-        ) from (error)
+        message = 'bands are read through rasterio, which is not installed: pip install "van_hf[raster]"'
+        raise ValueError(message) from error
     _ignore(NotGeoreferencedWarning)
     return rasterio
 
