@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import band_statistics
+import datasets
 import eval_seg
 import inspect_dataset
 import numpy as np
@@ -322,3 +323,31 @@ def test_what_only_the_fourth_band_shows_is_learnt_from_it_alone(hidden_boxes, m
         )
         iou[len(bands)] = json.loads((folder / "results.json").read_text())["iou"]["box"]
     assert iou[4] > 0.6 and iou[3] < 0.4
+
+
+def test_pictures_of_bands_are_streamed(farmland, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    features = datasets.Features(image=datasets.Image(decode=False), annotation=datasets.Image(decode=False))
+    for split in ("training", "validation"):
+        paths = [sorted((farmland / kind / split).iterdir()) for kind in ("images", "annotations")]
+        rows = [
+            {name: {"bytes": path.read_bytes(), "path": path.name} for name, path in zip(features, pair, strict=True)}
+            for pair in zip(*paths, strict=True)
+        ]
+        name = "train" if split == "training" else split
+        datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{name}.parquet")
+    shutil.copy(farmland / "id2label.json", folder)
+    given = ("--dataset", folder, "--streaming", "--bands", 4, 2, *TRAINING)
+    with pytest.raises(SystemExit) as stop:
+        train(monkeypatch, *given, "--output_dir", tmp_path / "out")
+    assert stop.value.code == 2
+    assert "--streaming with --bands needs --band_statistics" in capsys.readouterr().err
+
+    statistics = tmp_path / "bands.json"
+    arguments = ["--dataset", str(farmland), "--bands", "4", "2", "--output", str(statistics)]
+    assert band_statistics.main(arguments) == 0
+    train(monkeypatch, *given, "--band_statistics", statistics, "--output_dir", tmp_path / "out")
+    model, image_processor = load_model(str(tmp_path / "out"), "cpu")
+    assert model.config.num_channels == 2 and image_processor.bands == [4, 2]
+    assert list(image_processor.image_mean) == json.loads(statistics.read_text())["mean"]
