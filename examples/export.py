@@ -149,6 +149,7 @@ class CalibrationPictures:
                 do_reduce_labels=self.dataset.do_reduce_labels,
                 name=f"{self.dataset.name} train",
                 mask_meaning=self.dataset.mask_meaning,
+                bands=self.dataset.bands,
             )
             yield self.image_processor(image, return_tensors="pt")["pixel_values"]
 

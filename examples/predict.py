@@ -179,7 +179,7 @@ def predict_picture(
         labels = predict(model, image_processor, pixels, protocol, getattr(torch, args.dtype)).cpu().numpy()
         picture = as_picture(pixels, image_processor)
     except Exception as error:
-        hint = "" if image_processor.bands else hint_at_bands(source)
+        hint = "" if image_processor.bands or isinstance(error, ValueError) else hint_at_bands(source)
         yield f"{source} is left out: {type(error).__name__}: {error}{hint}"
         return
     for kind in args.save:

@@ -87,7 +87,7 @@ from train_arguments import (
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
 from van_hf.data import BandStatistics, RareClassSampling, SegmentationDataset, TrainAugmentation, TrainSamples
-from van_hf.data.samples import content_of
+from van_hf.data.bands import copy_without_place
 from van_hf.data.streaming import StreamedTrainSamples, StreamPlaces, streams_per_process
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json
@@ -800,9 +800,9 @@ def example_name(dataset: SegmentationDataset) -> str:
 
 
 def write_example(run: Run, path: Path) -> None:
-    """Save the first validation picture, to try the model on; one of bands as it is."""
+    """Save the first validation picture, to try the model on; one of bands with all that its file has."""
     if run.dataset.bands is not None:
-        path.write_bytes(content_of(run.dataset.splits["validation"][0]["image"]))
+        copy_without_place(run.dataset.splits["validation"][0]["image"], path)
         return
     image, _ = read_validation_example(run.dataset, 0)
     to_pil_image(image).save(path)

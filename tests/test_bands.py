@@ -22,7 +22,7 @@ from van_hf.data import (
     read_bands,
     read_example,
 )
-from van_hf.data.bands import DTYPES, open_bands
+from van_hf.data.bands import DTYPES, copy_without_place, open_bands
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -93,6 +93,31 @@ def test_reading_does_not_repeat_what_was_warned_of(tmp_path):
             read_bands(path, [1])
             warnings.warn("again", stacklevel=1)
     assert [str(warning.message) for warning in seen].count("again") == 1
+
+
+@pytest.mark.parametrize("kind", ["nodata", "mask", "alpha"])
+def test_copies_tell_nothing_but_the_values(tmp_path, kind):
+    values = random_bands("uint16") + np.uint16(1)
+    values[3, :9] = 0
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 4.2e6)}
+    path = write_tiff(tmp_path / "a.tif", values, **place, **({"nodata": 7} if kind == "nodata" else {}))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(secret="here")
+        dataset.colorinterp = [
+            *[ColorInterp.undefined] * 3,
+            ColorInterp.alpha if kind == "alpha" else ColorInterp.gray,
+        ]
+        if kind == "mask":
+            dataset.write_mask(values[0] > 50)
+    copy_without_place(path, tmp_path / "b.tif")
+    for bands in ([1, 2, 3], [4, 1]):
+        torch.testing.assert_close(
+            read_bands(tmp_path / "b.tif", bands), read_bands(path, bands), rtol=0, atol=0, equal_nan=True
+        )
+    assert (kind == "alpha") == read_bands(path, [1])[0, :9].isnan().all()
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        assert dataset.crs is None and dataset.transform.is_identity and "secret" not in dataset.tags()
+        assert dataset.dtypes == ("uint16",) * 4
 
 
 def test_what_is_no_picture_of_these_bands_is_told(tmp_path):
@@ -263,7 +288,7 @@ def test_bands_are_not_read_as_rgb_in_silence(tmp_path, count):
         if count == 3:  # as photographs of 16 bits are
             assert read_example(split, 0, **arguments)[0].shape == (3, 30, 40)
             return
-        with pytest.raises(ValueError, match=r"the TIFF has 4 bands of 16 bits.*such as 1 2 3 4"):
+        with pytest.raises(ValueError, match=r"the TIFF has 4 bands of 16 bits.*with --bands 1 2 3 4"):
             read_example(split, 0, **arguments)
 
 

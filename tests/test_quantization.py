@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import importlib
 import json
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import torch
 from conftest import PROGRAMS, child_environment
 
 from van_hf.exports import ExportedSegmentationModel, read_info
-from van_hf.openvino_process import openvino_kept_in_place
+from van_hf.openvino_process import ISA, openvino_kept_in_place
 from van_hf.quantization import quantize_export
 
 pytest.importorskip("transformers.exporters", reason="exports need transformers 5.23")
@@ -98,3 +99,15 @@ def test_what_cannot_be_quantized(monkeypatch):
     Exported.components = {"model": Component()}
     with pytest.raises(ValueError, match="the program cannot be quantized: RuntimeError: no luck$"):
         quantize_export(Exported(), "openvino", [])
+
+
+@pytest.mark.parametrize("given", [None, "AVX2"])
+def test_openvino_is_kept_from_amx_unless_the_user_says_otherwise(monkeypatch, given):
+    """Its int8 convolutions for AMX kill the process; that exports work there shows in test_export.py."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv(ISA, raising=False)
+    if given is not None:
+        monkeypatch.setenv(ISA, given)
+    with openvino_kept_in_place():
+        assert (os.environ["CI"], os.environ[ISA]) == ("true", given or "AVX512_CORE_FP16")
+    assert (os.environ.get("CI"), os.environ.get(ISA)) == (None, given)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .data import SegmentationDataset, read_example
 from .data.label_names import unique_names
+from .data.loading import default_bands
 from .exports import ExportedSegmentationModel
 from .inference import load_model
 from .machine import cores_per_process
@@ -44,11 +45,13 @@ def match_bands(dataset: SegmentationDataset, image_processor: VanImageProcessor
     """Return a dataset whose pictures are read as a model takes them, which is called `path`.
 
     Raises:
-        ValueError: the dataset was loaded with other bands than the model's.
+        ValueError: the dataset was loaded with other bands than the model's, which were asked for.
     """
     bands = image_processor.bands and tuple(image_processor.bands)
-    if dataset.bands in (None, bands):
-        return dataset if dataset.bands == bands else dataset.with_bands(bands)
+    if dataset.bands == bands:
+        return dataset
+    if bands is not None and dataset.bands in (None, default_bands(dataset.name)):
+        return dataset.with_bands(bands)
     theirs = f"the bands {list(bands)}: --bands {' '.join(map(str, bands))}" if bands else "8-bit RGB, without --bands"
     raise ValueError(f"dataset {dataset.name} is read with the bands {list(dataset.bands)}, but {path} takes {theirs}")
 

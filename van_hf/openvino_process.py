@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+ISA = "ONEDNN_MAX_CPU_ISA"
+
 
 class _Stack(ctypes.Structure):
     """`stack_t` of Linux: a thread's alternate stack, on which signals are handled; see sigaltstack(2)."""
@@ -23,20 +25,24 @@ def openvino_kept_in_place() -> Iterator[None]:
       compiled, and are freed in the order of their making, the thread is left with one that is no longer mapped, and
       the next signal that Python handles (Ctrl-C, or a data loader's worker that ends) kills the process without a
       word. The thread gets its stack back at once.
+    - Its int8 convolutions for AMX, the matrix unit of newer Xeons, read memory that is not theirs, which kills the
+      process. oneDNN, which makes them, reads once how far it may go, and is kept to AVX-512 unless
+      ONEDNN_MAX_CPU_ISA says otherwise.
     - OpenVINO's converter and nncf report what they do to their makers, unless it is done in a CI; users of this
       package were not asked.
     """
-    is_ci = os.environ.get("CI")
-    os.environ["CI"] = "true"
     stack, libc = _Stack(), ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None:
         libc.sigaltstack(None, ctypes.byref(stack))
+    before = {name: os.environ.get(name) for name in ("CI", ISA)}
+    os.environ |= {"CI": "true", ISA: before[ISA] or "AVX512_CORE_FP16"}
     try:
         yield
     finally:
         if libc is not None:
             libc.sigaltstack(ctypes.byref(stack), None)
-        if is_ci is None:
-            del os.environ["CI"]
-        else:
-            os.environ["CI"] = is_ci
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -65,7 +65,7 @@ def check_is_rgb(image: Image.Image) -> None:
     if image.mode == "RGB" and bits > 8 and 0 in extra:
         raise ValueError(
             f"the TIFF has {3 + len(extra)} bands of {bits} bits, and as 8-bit RGB would lose most of what they hold; "
-            f"bands (--bands) says which to read, such as 1 2 3 {3 + len(extra)}"
+            f"train a model with bands, as with --bands 1 2 3 {3 + len(extra)}"
         )
 
 
@@ -138,6 +138,18 @@ class BandPicture:
         values[~np.isfinite(values)] = np.nan
         return values
 
+    def copy(self, path: Path) -> None:
+        """Write all bands of the file, and where they have no data, see [`copy_without_place`]."""
+        rasterio, source = import_rasterio(), self._dataset
+        profile = {name: source.profile[name] for name in ("height", "width", "count", "dtype", "nodata")}
+        flags = rasterio.enums.MaskFlags
+        has_mask = any(flags.per_dataset in kinds and flags.alpha not in kinds for kinds in source.mask_flag_enums)
+        with rasterio.open(path, "w", driver="GTiff", compress="deflate", photometric="minisblack", **profile) as copy:
+            copy.colorinterp = source.colorinterp
+            copy.write(source.read())
+            if has_mask:
+                copy.write_mask(source.dataset_mask())
+
 
 @contextmanager
 def open_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> Iterator[BandPicture]:
@@ -177,6 +189,20 @@ def open_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> Iterato
             reason = str(error).replace(f"{made_up}: ", "")
             raise ValueError(f"it is no picture in one of {', '.join(FORMATS)}: {reason}") from error
         yield BandPicture(dataset, bands)
+
+
+def copy_without_place(file: str | Path | bytes | dict, path: Path) -> None:
+    """Write all bands of a picture as a TIFF file that says neither where on Earth it lies nor what else it is of.
+
+    Args:
+        file: see [`open_bands`].
+        path: the file to write.
+
+    Raises:
+        ValueError, OSError: see [`open_bands`].
+    """
+    with open_bands(file, [1]) as picture:
+        picture.copy(path)
 
 
 def read_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> torch.Tensor:
