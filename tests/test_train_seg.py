@@ -792,7 +792,7 @@ def test_best_model_outlives_rotation_and_resuming(monkeypatch, capsys, tmp_path
 
 def test_picture_that_cannot_be_drawn_costs_nothing_else(monkeypatch, capsys, tmp_path, boxes):
     monkeypatch.setattr(train_seg, "plot_training_curves", lambda *_, **__: 1 / 0)
-    monkeypatch.setattr(train_seg, "draw_example", lambda *_: 1 / 0)
+    monkeypatch.setattr(train_seg, "write_example", lambda *_: 1 / 0)
     run_here(monkeypatch, train_seg, "--dataset", boxes, *SHORT, "--output_dir", tmp_path)
     output, error = capsys.readouterr()
     for name in ("training_curves.png", "example.png"):
@@ -837,7 +837,7 @@ def test_every_head_has_its_strides(monkeypatch, tmp_path, size, start, decode_h
     args = SimpleNamespace(model_name_or_path=start, model_size=size)
     recipe = replace(RECIPES["scenes"], decode_head=decode_head)
     dataset = SimpleNamespace(id2label=BOX_NAMES, palette=None)
-    model, _ = train_seg.create_model(args, recipe, dataset)
+    model, _ = train_seg.create_model(args, recipe, train_seg.VanImageProcessor(), dataset)
     assert model.config.decode_head == decode_head
     assert list(model.config.strides) == ([4, 2, 1, 1] if decode_head == "ham" else [4, 2, 2, 2])
     assert model.config.logits_stride == 8
