@@ -929,10 +929,10 @@ def test_problems_end_the_script_before_anything_is_loaded(monkeypatch, tmp_path
 def test_masks_without_a_label_beside_background_stop_the_script(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    for mask in paired_folders(tmp_path / "fields").glob("annotations/*/*.png"):
+    for mask in paired_folders(tmp_path / "farm").glob("annotations/*/*.png"):
         Image.linear_gradient("L").resize((8, 6)).point(lambda value: 255 * (value > 99)).save(mask)
-    (tmp_path / "fields" / "id2label.json").write_text('["soil", "crop"]')
-    arguments = ("--dataset", "fields", *TRAINING, "--output_dir", "run")
+    (tmp_path / "farm" / "id2label.json").write_text('["soil", "crop"]')
+    arguments = ("--dataset", "farm", *TRAINING, "--output_dir", "run")
     monkeypatch.setattr(sys, "argv", ["train_seg.py", *arguments])
     with pytest.raises(SystemExit) as stop:
         train_seg.main()
