@@ -18,8 +18,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from tqdm.auto import tqdm
 
+from van_hf.bands import import_rasterio
 from van_hf.data import GENERATED_DATASETS, LABEL_TABLES, SegmentationDataset, load_segmentation_dataset
-from van_hf.data.bands import import_rasterio
 from van_hf.data.folders import FileProblem
 from van_hf.files import claim_folder, write_whole
 from van_hf.model.image_processing_van import check_bands

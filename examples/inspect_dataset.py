@@ -34,8 +34,8 @@ from inspection_pictures import InspectionPictures, draw_pictures
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from van_hf.bands import import_rasterio
 from van_hf.data import SegmentationDataset
-from van_hf.data.bands import import_rasterio
 from van_hf.data.findings import ERROR, SPLITS, Finding, Inspection, find_all, label_shares
 from van_hf.data.inspection import ExampleRecord, InspectedExamples, LabelReading
 from van_hf.data.loading import load_splits

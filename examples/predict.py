@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor
-from van_hf.data.bands import hint_at_bands
+from van_hf.bands import hint_at_bands
 from van_hf.exports import ExportedSegmentationModel
 from van_hf.files import claim_folder, write_json, write_whole
 from van_hf.inference import RATIOS, Protocol, predict

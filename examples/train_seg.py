@@ -86,8 +86,8 @@ from train_arguments import (
 )
 
 from van_hf import VanConfig, VanForSemanticSegmentation, VanImageProcessor, __version__
+from van_hf.bands import copy_without_place
 from van_hf.data import BandStatistics, RareClassSampling, SegmentationDataset, TrainAugmentation, TrainSamples
-from van_hf.data.bands import copy_without_place
 from van_hf.data.streaming import StreamedTrainSamples, StreamPlaces, streams_per_process
 from van_hf.evaluation import describe_missing_labels, evaluate, fail_together, read_validation_example
 from van_hf.files import write_json

@@ -14,6 +14,7 @@ from conftest import random_bands, write_tiff
 from PIL import Image
 from rasterio.enums import ColorInterp
 
+from van_hf.bands import DTYPES, copy_without_place, open_bands
 from van_hf.data import (
     SegmentationDataset,
     TrainAugmentation,
@@ -22,7 +23,6 @@ from van_hf.data import (
     read_bands,
     read_example,
 )
-from van_hf.data.bands import DTYPES, copy_without_place, open_bands
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

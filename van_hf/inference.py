@@ -14,18 +14,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from .data.band_statistics import BandStatistics
 from .exports import ExportedSegmentationModel, is_export
 from .model.configuration_van import VanConfig
 from .model.image_processing_van import VanImageProcessor
 from .model.interpolation import bilinear_taps, half_pixel_positions, resize_to
 from .model.modeling_van import VanForSemanticSegmentation
+
+if TYPE_CHECKING:
+    from .data.band_statistics import BandStatistics
 
 # What is computed in, by the names that accelerate has for mixed precision.
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -267,7 +270,7 @@ def load_image_processor(name_or_path: str) -> VanImageProcessor:
     return image_processor
 
 
-def load_bands(name_or_path: str) -> BandStatistics | None:
+def load_bands(name_or_path: str) -> "BandStatistics | None":
     """Return the bands that a model takes, with the statistics that they are normalized by.
 
     Args:
@@ -280,6 +283,8 @@ def load_bands(name_or_path: str) -> BandStatistics | None:
         ValueError: the image processor tells of bands that cannot be.
         OSError: its file is damaged.
     """
+    from .data.band_statistics import BandStatistics  # with datasets, which prediction does without
+
     repository, subfolder = split_subfolder(name_or_path)
     with _named(name_or_path, "preprocessor_config.json"):
         options = {"subfolder": subfolder, "_raise_exceptions_for_missing_entries": False}

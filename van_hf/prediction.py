@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .data.bands import check_is_rgb, read_bands
+from .bands import check_is_rgb, read_bands
 from .exports import ExportedSegmentationModel
 from .inference import PICTURE_FORMATS, Protocol, find_export_problems, load_model
 from .model.configuration_van import VanConfig

@@ -18,7 +18,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
-from .data.bands import BandPicture
+from .bands import BandPicture
 from .visualization import IGNORED_COLOR, drawable
 
 # Of GDAL's cache, whose default is a share of the machine's memory. 512 rows of 100,000 pixels, as they are read anew

@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Datasets for semantic segmentation, through `datasets`, and the training augmentation."""
 
+from ..bands import read_bands
 from .augmentation import TrainAugmentation
 from .band_statistics import BandStatistics, measure_bands, read_band_statistics
-from .bands import read_bands
 from .class_weights import balanced_class_weights, read_class_weights, resolve_class_weights
 from .label_check import check_train_labels, check_validation_labels, describe_labels
 from .label_counts import LabelCounts, count_labels

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bands import open_bands
 from ..files import read_json
 from ..model.image_processing_van import check_band_values, check_bands
-from .bands import open_bands
 from .loading import SegmentationDataset
 from .progress import reading_progress
 from .samples import named_errors

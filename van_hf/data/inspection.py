@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..bands import check_is_rgb, hint_at_bands, open_bands
 from ..model.image_processing_van import orientation_of, upright
 from .augmentation import IGNORE_INDEX
-from .bands import check_is_rgb, hint_at_bands, open_bands
 from .masks import (
     ALPHA_MODES,
     COLOR_MODES,

@@ -14,9 +14,9 @@ import datasets
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from ..bands import import_rasterio
 from ..model.image_processing_van import check_bands
 from . import ade20k, cracks, fields, leaves, scenes
-from .bands import import_rasterio
 from .coco import load_coco
 from .folders import FileProblem, mask_folders, pair_folders
 from .label_names import read_id2label, unique_names

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from datasets.utils.file_utils import xopen
 from PIL import Image
 from PIL import TiffImagePlugin as TiffTags
 
-from ..model.image_processing_van import check_bands
+from .model.image_processing_van import check_bands
 
 if TYPE_CHECKING:
     import rasterio
@@ -170,6 +169,8 @@ def open_bands(file: str | Path | bytes | dict, bands: Sequence[int]) -> Iterato
         made_up = None  # the name that GDAL gives a file in memory
         try:
             if not isinstance(file, bytes) and not os.path.isfile(file):
+                from datasets.utils.file_utils import xopen  # not needed for files of this machine
+
                 with xopen(str(file), "rb") as remote:
                     file = remote.read()
             stack.enter_context(rasterio.Env())
