@@ -700,7 +700,13 @@ def spaces(hub, monkeypatch):
         handler.create_repo()
 
     routes = [
-        (method, f"/spaces{path}".replace("/spaces/api/models/", "/api/spaces/"), answer)
+        (
+            method,
+            f"/spaces{path}".replace("/spaces/api/models/", "/api/spaces/").replace(
+                f"/spaces/api/{loopback_hub.KIND}/", "/api/spaces/"
+            ),
+            answer,
+        )
         for method, path, answer in loopback_hub.ROUTES
         if loopback_hub.REPO in path
     ]
