@@ -18,11 +18,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from tqdm.auto import tqdm
 
-from van_hf.bands import import_rasterio
+from van_hf.bands import check_readable
 from van_hf.data import GENERATED_DATASETS, LABEL_TABLES, SegmentationDataset, load_segmentation_dataset
 from van_hf.data.folders import FileProblem
 from van_hf.files import claim_folder, write_whole
-from van_hf.model.image_processing_van import check_bands
 
 T = TypeVar("T")
 PRECISIONS = ("no", "fp16", "bf16")
@@ -119,8 +118,7 @@ def find_common_problems(args: argparse.Namespace, state: PartialState) -> list[
         problems.append(f"--mask_tolerance must be from 0 to 127, got {args.mask_tolerance}")
     if args.bands is not None:
         try:
-            check_bands(args.bands)
-            import_rasterio()
+            check_readable(args.bands)
         except ValueError as error:
             problems.append(f"--bands: {error}")
     path = args.model_name_or_path

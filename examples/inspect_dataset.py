@@ -34,13 +34,12 @@ from inspection_pictures import InspectionPictures, draw_pictures
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from van_hf.bands import import_rasterio
+from van_hf.bands import check_readable
 from van_hf.data import SegmentationDataset
 from van_hf.data.findings import ERROR, SPLITS, Finding, Inspection, find_all, label_shares
 from van_hf.data.inspection import ExampleRecord, InspectedExamples, LabelReading
 from van_hf.data.loading import load_splits
 from van_hf.files import claim_folder, read_json, write_json, write_text
-from van_hf.model.image_processing_van import check_bands
 from van_hf.training import DEFAULT_RECIPES, RECIPES
 from van_hf.visualization import plot_label_frequencies
 
@@ -71,8 +70,7 @@ def load(args: argparse.Namespace) -> tuple[SegmentationDataset | datasets.Datas
     """
     problems = []
     if args.bands is not None:
-        check_bands(args.bands)
-        import_rasterio()
+        check_readable(args.bands)
     try:
         dataset = load_dataset(args, problems)
     except ValueError as error:

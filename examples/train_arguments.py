@@ -51,6 +51,7 @@ from van_hf.inference import load_config
 from van_hf.losses import LOSS_NAMES, SegmentationLoss, parse_loss_names
 from van_hf.machine import cores_per_process
 from van_hf.model.configuration_van import DECODE_HEADS, VAN_SIZES, VanConfig
+from van_hf.model.image_processing_van import check_rgb_bands
 from van_hf.training import ADDED_FIELDS, DEFAULT_RECIPES, RECIPES, Recipe, complete_checkpoints
 
 MOST_THREADS = os.cpu_count() or 1
@@ -299,9 +300,11 @@ def find_band_problems(args: argparse.Namespace) -> list[str]:
         return [f"--{name} needs --bands; without them pictures are read as 8-bit RGB" for name in given]
     if args.jpeg_draft:
         problems.append("--jpeg_draft is for JPEG pictures in RGB; leave it out with bands")
-    drawn = args.rgb_bands
-    if drawn is not None and (len(drawn) not in (1, 3) or not set(drawn) <= set(bands)):
-        problems.append(f"--rgb_bands must be one or three of the bands {list(bands)}, got {drawn}")
+    if args.rgb_bands is not None:
+        try:
+            check_rgb_bands(bands, args.rgb_bands)
+        except ValueError as error:
+            problems.append(f"--{error}")
     if args.band_statistics is not None:
         try:
             read_band_statistics(args.band_statistics, bands)

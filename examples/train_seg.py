@@ -800,7 +800,7 @@ def example_name(dataset: SegmentationDataset) -> str:
 
 
 def write_example(run: Run, path: Path) -> None:
-    """Save the first validation picture, to try the model on; one of bands with all that its file has."""
+    """Save the first validation picture, to try the model on; one of bands with all of them."""
     if run.dataset.bands is not None:
         copy_without_place(run.dataset.splits["validation"][0]["image"], path)
         return

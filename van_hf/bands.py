@@ -49,6 +49,12 @@ def import_rasterio():
     return rasterio
 
 
+def check_readable(bands: Sequence[int]) -> None:
+    """Raise a ValueError where these are no numbers of bands, or there is nothing to read them with."""
+    check_bands(list(bands))
+    import_rasterio()
+
+
 @cache
 def _ignore(category: type[Warning]) -> None:
     """Have no warnings, once: as filters change, Python forgets which warnings it has shown already."""

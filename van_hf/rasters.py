@@ -92,7 +92,7 @@ class Raster:
                 valid = np.ones(pixels.shape[1:], bool)
             else:
                 valid = self._dataset.dataset_mask(window=window) > 0
-        except (RasterioIOError, OSError) as error:
+        except OSError as error:  # which RasterioIOError is
             place = f"rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop}"
             raise OSError(f"{self.path} cannot be read at {place}: {error.__cause__ or error}") from error
         return np.broadcast_to(pixels, (3, *valid.shape)), valid

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from ..model.image_processing_van import reduce_labels
+from ..model.image_processing_van import ignore_missing, reduce_labels
 from ..model.interpolation import bilinear_taps, half_pixel_positions, keep_ratio_size
 
 IGNORE_INDEX = 255
@@ -357,11 +357,6 @@ class TrainAugmentation:
         padding = [0, 0, self.crop_size - width, self.crop_size - height]
         labels = F.pad(labels[None], padding, fill=IGNORE_INDEX)[0]
         return F.pad(image, padding, fill=fill), labels
-
-
-def ignore_missing(labels: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Return labels, uint8 (height, width), 255 too where a picture, float32 (bands, height, width), has NaN alone."""
-    return labels.masked_fill(image.isnan().all(dim=0), IGNORE_INDEX)
 
 
 def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:

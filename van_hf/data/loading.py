@@ -14,8 +14,7 @@ import datasets
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from ..bands import import_rasterio
-from ..model.image_processing_van import check_bands
+from ..bands import check_readable
 from . import ade20k, cracks, fields, leaves, scenes
 from .coco import load_coco
 from .folders import FileProblem, mask_folders, pair_folders
@@ -80,8 +79,7 @@ class SegmentationDataset:
         Raises:
             ValueError: they are no numbers of bands, or rasterio, which reads them, is not installed.
         """
-        check_bands(list(bands))
-        import_rasterio()
+        check_readable(bands)
         undecoded = datasets.Image(decode=False)
         splits = {
             name: split if isinstance(split, StreamedSplit) else split.cast_column("image", undecoded)

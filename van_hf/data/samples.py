@@ -17,8 +17,15 @@ from datasets.utils.file_utils import xopen
 from PIL import Image
 
 from ..bands import check_is_rgb, hint_at_bands, open_bands, read_bands
-from ..model.image_processing_van import VanImageProcessor, orientation_of, reduce_labels, upright, upright_size
-from .augmentation import DrawnAugmentation, TrainAugmentation, ignore_missing, source_box
+from ..model.image_processing_van import (
+    VanImageProcessor,
+    ignore_missing,
+    orientation_of,
+    reduce_labels,
+    upright,
+    upright_size,
+)
+from .augmentation import DrawnAugmentation, TrainAugmentation, source_box
 from .coco import content_of_annotation
 from .masks import MaskMeaning, check_labels, check_picture, raw_labels
 from .rare_classes import RareClassSampling

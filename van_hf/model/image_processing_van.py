@@ -78,12 +78,16 @@ def check_band_values(bands: Sequence[int], name: str, values, are_deviations: b
         )
 
 
-def drawn_bands(bands: Sequence[int], rgb_bands: Sequence[int] | None) -> list[int]:
-    """Return the bands to draw as red, green and blue, or the one as grey: `rgb_bands`, or the first three of `bands`.
+def check_rgb_bands(bands: Sequence[int], rgb_bands: Sequence[int]) -> None:
+    """Raise a ValueError where these are not one or three of `bands`, to be drawn as grey or red, green and blue."""
+    is_list = isinstance(rgb_bands, (list, tuple))
+    if not is_list or len(rgb_bands) not in (1, 3) or not set(rgb_bands) <= set(bands):
+        raise ValueError(f"rgb_bands must be one or three of the bands {list(bands)}, got {rgb_bands}")
 
-    Of fewer than three bands the first one is drawn.
-    """
-    return list(rgb_bands or bands[: 3 if len(bands) >= 3 else 1])
+
+def ignore_missing(labels: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Return labels, integers (..., height, width), 255 too where an image, (bands, height, width), has NaN alone."""
+    return labels.masked_fill(image.isnan().all(dim=0), IGNORE_INDEX)
 
 
 def orientation_of(image: PIL.Image.Image) -> int:
@@ -211,11 +215,8 @@ class VanImageProcessor(TorchvisionBackend):
             raise ValueError("do_normalize must be True with bands, whose values may be of any range")
         for name in ("image_mean", "image_std"):
             check_band_values(self.bands, name, getattr(self, name), are_deviations=name == "image_std")
-        drawn = self.rgb_bands
-        if drawn is not None and (
-            not isinstance(drawn, (list, tuple)) or len(drawn) not in (1, 3) or not set(drawn) <= set(self.bands)
-        ):
-            raise ValueError(f"rgb_bands is {drawn}; it must be one or three of the bands {list(self.bands)}")
+        if self.rgb_bands is not None:
+            check_rgb_bands(self.bands, self.rgb_bands)
 
     @property
     def num_channels(self) -> int:
@@ -224,8 +225,8 @@ class VanImageProcessor(TorchvisionBackend):
 
     @property
     def drawn_bands(self) -> list[int]:
-        """The bands to draw, see [`drawn_bands`]."""
-        return drawn_bands(self.bands, self.rgb_bands)
+        """The bands to draw: `rgb_bands`, or the first three of `bands`, or the first one of fewer."""
+        return list(self.rgb_bands or self.bands[: 3 if len(self.bands) >= 3 else 1])
 
     def get_resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size `(height, width)` at which a picture of `height` x `width` pixels is processed, unpadded."""
@@ -426,8 +427,7 @@ class VanImageProcessor(TorchvisionBackend):
             if do_reduce_labels:
                 maps = [reduce_labels(labels) for labels in maps]
             if self.bands is not None:
-                pairs = zip(images, maps, strict=True)
-                maps = [labels.masked_fill(image.isnan().all(dim=0), IGNORE_INDEX) for image, labels in pairs]
+                maps = [ignore_missing(labels, image) for image, labels in zip(images, maps, strict=True)]
             kwargs |= {"resample": tvF.InterpolationMode.NEAREST_EXACT, "do_normalize": False}
             maps = self._preprocess(maps, do_rescale=False, fill_value=IGNORE_INDEX, **kwargs)
             data["labels"] = [labels[0].to(torch.int64) for labels in maps]
@@ -634,4 +634,4 @@ def _to_sizes(sizes, name: str, batch_size: int) -> list[tuple[int, int]] | None
     return sizes
 
 
-__all__ = ["VanImageProcessor", "check_band_values", "check_bands", "drawn_bands", "reduce_labels"]
+__all__ = ["VanImageProcessor", "check_band_values", "check_bands", "check_rgb_bands", "reduce_labels"]
